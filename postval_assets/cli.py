@@ -1,0 +1,335 @@
+"""The ``postval`` command, thin: words and options here, work in ``postval_assets.commands`` and the pipeline."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from postval_assets.core.failures import PostvalError, Rejected
+from postval_assets.core.folds import plan_named
+from postval_assets.settings import Settings, load_settings
+
+CLASSIFICATIONS = ("APPROVED", "REVIEW", "DROP", "INVALID")
+DECISIONS = ("LIVE", "PAPER", "RETRAIN", "DROP")
+
+
+class _Main(click.Group):
+    """A group whose failures are one readable line and exit code 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's signature
+        try:
+            return super().invoke(ctx)
+        except PostvalError as error:
+            raise click.ClickException(str(error)) from error
+
+
+def _examples(*lines: str) -> str:
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+@click.group(
+    cls=_Main,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog=_examples(
+        "postval demo                                    the whole job on the bundled sample",
+        "postval up                                      web UI, daemon and sensors",
+        "postval ingest Alpaca_trading_trained_20250301_180000.zip",
+        'postval sql "SELECT * FROM latest_decisions"',
+        "postval doctor                                  what is wrong, and its mend",
+    ),
+)
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Data directory (default data/; POSTVAL_DATA_DIR).")
+@click.option("--bars", "bars_source", help="Bars: sample, parquet:DIR or csv:DIR (POSTVAL_BARS_SOURCE).")
+@click.pass_context
+def main(ctx: click.Context, data_dir: Path | None, bars_source: str | None) -> None:
+    """Decides whether a freshly trained trading model may trade: LIVE, PAPER, RETRAIN or DROP."""
+    ctx.obj = {"data_dir": data_dir, "bars_source": bars_source}
+
+
+def _settings(ctx: click.Context, **overrides: object) -> Settings:
+    return load_settings(**ctx.obj, **overrides)
+
+
+def _log_to_terminal() -> None:
+    """Progress of our own stages on stderr; results stay alone on stdout."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
+    logger = logging.getLogger("postval")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    logger.propagate = False
+
+
+def _names(text: str | None, known: Sequence[str] | None = None) -> tuple[str, ...] | None:
+    if text is None:
+        return None
+    names = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    unknown = [n for n in names if known is not None and n not in known]
+    if not names or unknown:
+        expected = ", ".join(known) if known else "names separated by commas"
+        raise Rejected(f"{ascii(text)} is not understood: expected {expected}")
+    return names
+
+
+def _instant(text: str | None) -> datetime | None:
+    from postval_assets.defs.resources import parse_instant
+
+    return None if text is None else parse_instant(text)
+
+
+@main.command(epilog=_examples("postval demo", "postval --data-dir data/demo up      then browse what it left"))
+@click.pass_context
+def demo(ctx: click.Context) -> None:
+    """The whole job on the bundled sample, in a directory of its own, through the real daemon and sensor."""
+    _log_to_terminal()
+    from postval_assets.commands.demo import run_demo
+
+    done = run_demo(_settings(ctx))
+    click.echo(done.text)
+    click.echo(f"\nEverything is stopped. Browse it:  postval --data-dir {done.data_dir} up")
+    click.echo(f'Query it:   postval --data-dir {done.data_dir} sql "SELECT * FROM latest_decisions"')
+
+
+@main.command(epilog=_examples("postval up", "postval --bars parquet:D:/bars up --port 3001"))
+@click.option("--port", type=int, help="Port of the web UI on 127.0.0.1 (default 3000; POSTVAL_PORT).")
+@click.pass_context
+def up(ctx: click.Context, port: int | None) -> None:
+    """Web UI, daemon and sensors on this machine, until Ctrl-C."""
+    _log_to_terminal()
+    from postval_assets.commands.home import prepare_home, write_dotenv
+    from postval_assets.commands.servers import dev_command, require_free_port, running
+
+    settings = _settings(ctx, port=port)
+    require_free_port(settings.port)
+    prepare_home(settings)
+    write_dotenv(settings, Path.cwd())
+    click.echo(f"postval: http://127.0.0.1:{settings.port}   inbox: {settings.inbox}   stop with Ctrl-C", err=True)
+    with running(dev_command(settings), settings, None) as process:
+        try:
+            code = process.wait()
+        except KeyboardInterrupt:
+            click.echo("stopping ...", err=True)
+            return
+    if code:
+        raise Rejected(f"dagster dev ended with code {code}; its messages are above")
+
+
+@main.command(epilog=_examples("postval ingest Alpaca_trading_trained_20250301_180000.zip"))
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.pass_context
+def ingest(ctx: click.Context, file: Path) -> None:
+    """Puts an archive into the inbox, atomically; a running `postval up` takes it from there."""
+    from postval_assets.commands.home import prepare_home
+    from postval_assets.io.inbox import deliver
+
+    settings = _settings(ctx)
+    prepare_home(settings)
+    click.echo(f"{deliver(file, settings.inbox)}")
+
+
+@main.command(
+    epilog=_examples(
+        "postval validate Alpaca_trading_trained_20250301_180000.zip",
+        "postval --bars parquet:D:/bars validate archive.zip --symbols UNIUSD,AAPL --plan 180d,365d",
+        "postval validate archive.zip --as-of 2025-03-01T00:00:00Z",
+    )
+)
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--symbols", help="Only these, separated by commas.")
+@click.option("--plan", help="Walk-forward plans: 180d, 365d or both (default: the setting plans).")
+@click.option("--as-of", help="Evaluate at the newest bar complete by this time, e.g. 2025-03-01T00:00:00Z.")
+@click.pass_context
+def validate(ctx: click.Context, file: Path, symbols: str | None, plan: str | None, as_of: str | None) -> None:
+    """One archive to its decisions, by the same assets in this process; exit 0 when every model has one."""
+    _log_to_terminal()
+    settings = _settings(ctx)
+    plans = _names(plan) or settings.plans
+    for name in plans:
+        plan_named(name)
+    wanted, instant = _names(symbols), _instant(as_of)
+    from postval_assets.commands.runs import validate as run_validate
+    from postval_assets.commands.show import results_text
+    from postval_assets.pipeline.platform import open_platform
+    from postval_assets.pipeline.reading import undecided_models
+
+    platform = open_platform(settings)
+    done = run_validate(platform, file, symbols=wanted, plans=plans, as_of=instant)
+    click.echo(results_text(platform, done.archive_id, done.symbols if wanted else None))
+    undecided = undecided_models(platform, done.archive_id, done.symbols)
+    if undecided:
+        raise Rejected(f"no decision for {', '.join(undecided)}")
+
+
+@main.command(
+    epilog=_examples(
+        "postval backtest --model UNIUSD_1Hour.pt --days 180 --capital 100000 --walk-forward 5",
+        "postval --bars parquet:D:/bars backtest --model AAPL_1Hour.pt --days 30",
+    )
+)
+@click.option("--model", type=click.Path(path_type=Path, exists=True, dir_okay=False), required=True)
+@click.option("--days", type=click.IntRange(1, 3650), default=180, show_default=True)
+@click.option("--capital", type=float, help="Starting equity of every block, USD (default 100000).")
+@click.option("--walk-forward", "n_folds", type=click.IntRange(1, 1000), default=1, help="Blocks (default 1).")
+@click.option("--symbol", help="Where the file's name does not say it.")
+@click.option("--as-of", help="Evaluate at the newest bar complete by this time.")
+@click.pass_context
+def backtest(
+    ctx: click.Context,
+    model: Path,
+    days: int,
+    capital: float | None,
+    n_folds: int,
+    symbol: str | None,
+    as_of: str | None,
+) -> None:
+    """One model file over recent bars; nothing is stored."""
+    settings = _settings(ctx, capital=capital)
+    from postval_assets.pipeline.platform import open_platform
+    from postval_assets.pipeline.single_model import backtest_model
+    from postval_assets.report.text import fold_analysis
+
+    platform = open_platform(settings)
+    done = backtest_model(platform, model, days=days, n_folds=n_folds, symbol=symbol, as_of=_instant(as_of))
+    for note in done.notes:
+        click.echo(f"note: {note}", err=True)
+    click.echo(fold_analysis(done.summary, done.folds))
+
+
+@main.command(
+    epilog=_examples(
+        "postval backfill --symbols UNIUSD,AAPL --plan 365d",
+        "postval backfill --symbols BTCUSD --plan 180d --archive 20250301_180000",
+    )
+)
+@click.option("--symbols", required=True, help="Separated by commas.")
+@click.option("--plan", required=True, help="180d, 365d or both.")
+@click.option("--archive", "archive_id", help="Default: each symbol's newest.")
+@click.pass_context
+def backfill(ctx: click.Context, symbols: str, plan: str, archive_id: str | None) -> None:
+    """Folds for new symbols or a longer plan, and the summaries and decisions that follow."""
+    _log_to_terminal()
+    plans = _names(plan) or ()
+    for name in plans:
+        plan_named(name)
+    from postval_assets.commands.runs import backfill as run_backfill
+    from postval_assets.commands.show import results_text
+    from postval_assets.pipeline.platform import open_platform
+
+    platform = open_platform(_settings(ctx))
+    archives = run_backfill(platform, symbols=_names(symbols) or (), plans=plans, archive_id=archive_id)
+    for one in sorted(set(archives.values())):
+        click.echo(results_text(platform, one, [s for s, a in archives.items() if a == one]))
+
+
+@main.command(
+    epilog=_examples(
+        "postval stage --to D:/bot --decision LIVE,PAPER",
+        "postval stage --to staged --archive 20250301_180000 --classification APPROVED,REVIEW",
+    )
+)
+@click.option("--to", "target", type=click.Path(path_type=Path, file_okay=False), required=True)
+@click.option("--archive", "archive_id", help="Default: the newest.")
+@click.option("--classification", help=f"Of the gate: {', '.join(CLASSIFICATIONS)}.")
+@click.option("--decision", help=f"Of the policy acted on: {', '.join(DECISIONS)}.")
+@click.pass_context
+def stage(
+    ctx: click.Context, target: Path, archive_id: str | None, classification: str | None, decision: str | None
+) -> None:
+    """The original checkpoints of chosen models into DIR/models/rl_symbols/, with a manifest."""
+    if (classification is None) == (decision is None):
+        raise Rejected("give one of --classification (such as APPROVED,REVIEW) and --decision (such as LIVE,PAPER)")
+    from postval_assets.pipeline.platform import open_platform
+    from postval_assets.pipeline.reading import newest_archive
+    from postval_assets.pipeline.staging import stage_models
+
+    platform = open_platform(_settings(ctx))
+    chosen = archive_id or newest_archive(platform)
+    if chosen is None:
+        raise Rejected("no archive was ingested yet: postval ingest FILE.zip")
+    staged = stage_models(
+        platform,
+        chosen,
+        target,
+        classifications=_names(classification, CLASSIFICATIONS) or (),
+        decisions=_names(decision, DECISIONS) or (),
+    )
+    for name in staged.files:
+        click.echo(str(target / name))
+    click.echo(str(staged.manifest))
+
+
+@main.command(
+    epilog=_examples(
+        'postval sql "SELECT * FROM latest_decisions"',
+        'postval sql "SELECT symbol, plan, sharpe_mean FROM leaderboard LIMIT 10" --format csv',
+    )
+)
+@click.argument("query")
+@click.option("--format", "style", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
+@click.pass_context
+def sql(ctx: click.Context, query: str, style: str) -> None:
+    """A query on data/postval.duckdb, read-only; it works while runs write and while others hold the file."""
+    from postval_assets.io.warehouse import query_replica
+    from postval_assets.pipeline.platform import open_platform
+
+    platform = open_platform(_settings(ctx))
+    names, rows = query_replica(platform.replica, query)
+    _PRINTERS[style](names, rows)
+
+
+def _print_table(names: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    from postval_assets.report.text import table
+
+    shown = [[_plain(v) for v in row] for row in rows]
+    click.echo(table(names, shown))
+    click.echo(f"({len(rows)} row{'' if len(rows) == 1 else 's'})", err=True)
+
+
+def _print_csv(names: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows([_plain(v) for v in row] for row in rows)
+
+
+def _print_json(names: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    click.echo(json.dumps([dict(zip(names, row, strict=True)) for row in rows], indent=2, default=_plain))
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, list):
+        return "; ".join(str(v) for v in value)
+    return value
+
+
+_PRINTERS: dict[str, Callable[[Sequence[str], Sequence[Sequence[object]]], None]] = {
+    "table": _print_table,
+    "csv": _print_csv,
+    "json": _print_json,
+}
+
+
+@main.command(epilog=_examples("postval doctor", "postval --data-dir D:/postval doctor"))
+@click.pass_context
+def doctor(ctx: click.Context) -> None:
+    """What is configured, reachable, stale, locked or large, each with its mend; exit 1 where something is wrong."""
+    from postval_assets.commands.doctor import Severity, examine
+    from postval_assets.report.text import table
+
+    findings = examine(_settings(ctx))
+    click.echo(table(("", "what", "found", "mend"), [(f.severity, f.what, f.found, f.mend or "") for f in findings]))
+    if any(f.severity is Severity.ERROR for f in findings):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""``postval demo``: the whole job on the bundled sample, through the real daemon and sensor.
+
+Here: a directory of its own, a delivery, the wait, the printout, the stop. Not here: any part of the job.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from postval_assets.commands.home import prepare_home
+from postval_assets.commands.servers import daemon_command, running
+from postval_assets.commands.show import results_text
+from postval_assets.core.failures import Rejected, Unavailable
+from postval_assets.io.inbox import deliver
+from postval_assets.pipeline.platform import Platform, open_platform
+from postval_assets.pipeline.reading import newest_archive, undecided_models
+from postval_assets.settings import Settings
+
+log = logging.getLogger("postval.demo")
+
+_MARKER = ".postval-demo"
+_POLL_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What a demo left: its directory and the results as text."""
+
+    data_dir: Path
+    text: str
+
+
+def sample_archive(settings: Settings) -> Path:
+    """The bundled archive; raises Rejected where the sample is not there."""
+    found = sorted(settings.sample_dir.glob("*.zip"))
+    if not found:
+        raise Rejected(f"no sample archive in {settings.sample_dir}: run from a clone, or set POSTVAL_SAMPLE_DIR")
+    return found[-1]
+
+
+def fresh_directory(settings: Settings) -> Settings:
+    """Settings of an empty demo directory; one that a demo made before is emptied, any other is refused."""
+    folder = settings.data_dir / "demo"
+    if folder.exists():
+        if not (folder / _MARKER).is_file():
+            raise Rejected(f"{folder} was not made by a demo and is left alone: move it, or give --data-dir")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    (folder / _MARKER).write_text("Made by postval demo, which empties this folder when it starts.\n", encoding="utf-8")
+    return settings.model_copy(update={"data_dir": folder, "inbox_dir": None, "bars_source": "sample"})
+
+
+def run_demo(settings: Settings, *, timeout_s: float = 600.0) -> Demo:
+    """Deliver the sample archive to a real daemon and wait for a decision for every model.
+
+    Raises:
+        Rejected: where the sample or a clean directory is missing.
+        Unavailable: where the daemon ended, or the decisions did not come in time; the daemon's log is named.
+    """
+    archive = sample_archive(settings)
+    demo = fresh_directory(settings)
+    prepare_home(demo)
+    platform = open_platform(demo)
+    daemon_log = demo.data_dir / "logs" / "daemon.log"
+    log.info("data directory %s; the daemon's log is %s", demo.data_dir, daemon_log)
+    with daemon_log.open("wb") as output, running(daemon_command(), demo, output) as daemon:
+        deliver(archive, demo.inbox)
+        log.info("%s is in the inbox; the sensor takes it when it has stood still", archive.name)
+
+        def check() -> None:
+            if daemon.poll() is not None:
+                raise Unavailable(f"the daemon ended with code {daemon.returncode}: see {daemon_log}")
+
+        archive_id = wait_for_decisions(platform, timeout_s=timeout_s, check=check, log_file=daemon_log)
+        wait_for_publication(platform, timeout_s=60.0, check=check)
+    return Demo(demo.data_dir, results_text(platform, archive_id, None))
+
+
+def wait_for_decisions(
+    platform: Platform, *, timeout_s: float, check: Callable[[], None], log_file: Path
+) -> str:
+    """Wait until the newest archive is decided; its archive_id. Progress goes to the log."""
+    started = time.monotonic()
+    said = ""
+    while time.monotonic() - started < timeout_s:
+        check()
+        archive_id = newest_archive(platform)
+        if archive_id is not None:
+            row = platform.warehouse.rows("SELECT * FROM training_archives WHERE archive_id = ?", (archive_id,))[0]
+            symbols = sorted({m.rsplit("_", 1)[0] for m in row["models"]})
+            left = undecided_models(platform, archive_id, symbols)
+            folds = platform.warehouse.rows("SELECT count(*) AS n FROM fold_results")[0]["n"]
+            words = (
+                f"archive {archive_id} {row['status']}: {folds} folds, "
+                f"{len(row['models']) - len(left)}/{len(row['models'])} models decided"
+            )
+            if words != said:
+                said = words
+                log.info("%s (%.0f s)", words, time.monotonic() - started)
+            if row["status"] == "COMPLETE":
+                return archive_id
+        time.sleep(_POLL_SECONDS)
+    raise Unavailable(f"no decisions after {timeout_s:.0f} s: see {log_file}")
+
+
+def wait_for_publication(platform: Platform, *, timeout_s: float, check: Callable[[], None]) -> None:
+    """Wait until the sensor has published the database for people after the last run."""
+    started = time.monotonic()
+    while time.monotonic() - started < timeout_s:
+        check()
+        if platform.replica.is_file():
+            return
+        time.sleep(_POLL_SECONDS)
+    raise Unavailable(f"{platform.replica} was not published within {timeout_s:.0f} s")

@@ -1,0 +1,229 @@
+"""``postval doctor``: what is configured, reachable, stale, locked or large, each with its mend.
+
+Here: one function a question; each answers with findings and never changes anything. Not here: mending.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import dagster as dg
+
+from postval_assets.core.failures import PostvalError
+from postval_assets.core.features.registry import load_feature_sets
+from postval_assets.io.inbox import InboxCursor, FileHasher, scan_inbox
+from postval_assets.io.warehouse import kept_aside
+from postval_assets.pipeline.archives import archive_limits
+from postval_assets.pipeline.platform import Platform, open_platform
+from postval_assets.settings import Settings, export_environment
+
+_PACKAGES = ("dagster", "dagster-webserver", "duckdb", "pandas", "numpy", "torch")
+_LOW_DISK_GB = 5.0
+
+
+class Severity(StrEnum):
+    """How bad a finding is."""
+
+    OK = "ok"
+    NOTE = "note"
+    ERROR = "ERROR"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One answer: what was looked at, what was found, and what to do about it."""
+
+    severity: Severity
+    what: str
+    found: str
+    mend: str | None = None
+
+
+def examine(settings: Settings) -> list[Finding]:
+    """Every finding, in the order in which a person would ask."""
+    platform = open_platform(settings)
+    questions: tuple[Callable[[Platform], Iterator[Finding]], ...] = (
+        _versions,
+        _configuration,
+        _data_directory,
+        _bars,
+        _feature_sets,
+        _inbox,
+        _warehouse,
+        _replica,
+        _dagster,
+        _port,
+        _sizes,
+    )
+    findings: list[Finding] = []
+    for question in questions:
+        try:
+            findings += question(platform)
+        except (PostvalError, OSError) as error:
+            name = question.__name__.strip("_").replace("_", " ")
+            findings.append(Finding(Severity.ERROR, name, str(error), "see the message"))
+    return findings
+
+
+def _versions(platform: Platform) -> Iterator[Finding]:  # noqa: ARG001 - every question has the same form
+    names = [f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES]
+    supported = (3, 11) <= sys.version_info[:2] <= (3, 13)
+    python = f"Python {sys.version.split()[0]}"
+    yield Finding(
+        Severity.OK if supported else Severity.ERROR,
+        "versions",
+        ", ".join([python, *names]),
+        None if supported else "use Python 3.11, 3.12 or 3.13",
+    )
+
+
+def _configuration(platform: Platform) -> Iterator[Finding]:
+    s = platform.settings
+    thresholds = s.gate_thresholds.name
+    yield Finding(
+        Severity.OK,
+        "settings",
+        f"bars {s.bars_source}, plans {','.join(s.plans)}, thresholds {thresholds}, policy {s.decision_policy}, "
+        f"device {platform.device()}",
+    )
+
+
+def _data_directory(platform: Platform) -> Iterator[Finding]:
+    folder = platform.settings.data_dir
+    if not folder.is_dir():
+        yield Finding(Severity.NOTE, "data directory", f"{folder} does not exist yet", "the first command makes it")
+        return
+    if not os.access(folder, os.W_OK):
+        yield Finding(Severity.ERROR, "data directory", f"{folder} cannot be written", "give another with --data-dir")
+        return
+    free = shutil.disk_usage(folder).free / 2**30
+    low = free < _LOW_DISK_GB
+    yield Finding(
+        Severity.NOTE if low else Severity.OK,
+        "data directory",
+        f"{folder}, {free:.1f} GB free",
+        "a 50-model archive needs about 6 GB: make room" if low else None,
+    )
+
+
+def _bars(platform: Platform) -> Iterator[Finding]:
+    spec = platform.settings.bars_source
+    symbols = platform.bar_source().symbols()
+    if symbols:
+        shown = ", ".join(symbols[:8]) + (", ..." if len(symbols) > 8 else "")
+        yield Finding(Severity.OK, "bars source", f"{spec}: {len(symbols)} symbols ({shown})")
+    else:
+        mend = "put SYMBOL_1Hour.parquet (or .csv) files there, or set POSTVAL_BARS_SOURCE"
+        yield Finding(Severity.ERROR, "bars source", f"{spec} holds no symbols", mend)
+
+
+def _feature_sets(platform: Platform) -> Iterator[Finding]:
+    yield Finding(Severity.OK, "feature sets", ", ".join(sorted(platform.feature_sets)))
+    for broken in load_feature_sets().broken:
+        yield Finding(
+            Severity.ERROR, "feature sets", f"plug-in {broken.entry_point}: {broken.reason}", "mend or remove the plug-in"
+        )
+
+
+def _inbox(platform: Platform) -> Iterator[Finding]:
+    inbox = platform.settings.inbox
+    if not inbox.is_dir():
+        yield Finding(Severity.NOTE, "inbox", f"{inbox} does not exist yet", "postval up makes it")
+        return
+    scan = scan_inbox(
+        inbox,
+        InboxCursor(),
+        now=platform.now(),
+        hasher=FileHasher(budget_seconds=0.0),
+        limits=archive_limits(platform),
+    )
+    others = sorted(p.name for p in inbox.iterdir() if not p.name.startswith(".") and p.suffix.lower() != ".zip")
+    n_waiting = len(scan.waiting) + len(scan.ready) + len(scan.rejected)
+    mend = "postval up takes them; one stays while its archive is being worked on" if n_waiting else None
+    yield Finding(Severity.NOTE if n_waiting else Severity.OK, "inbox", f"{inbox}: {n_waiting} archive(s) waiting", mend)
+    if others:
+        yield Finding(Severity.NOTE, "inbox", f"ignored: {', '.join(others[:5])}", "archives are called NAME.zip")
+
+
+def _warehouse(platform: Platform) -> Iterator[Finding]:
+    path = platform.settings.data_dir / "warehouse" / "warehouse.duckdb"
+    if not path.is_file():
+        yield Finding(Severity.NOTE, "warehouse", "no results yet", "postval ingest FILE.zip, or postval validate FILE.zip")
+        return
+    counts = platform.warehouse.rows(
+        """
+        SELECT (SELECT count(*) FROM training_archives) AS archives,
+               (SELECT count(*) FROM extracted_models) AS models,
+               (SELECT count(*) FROM fold_results) AS folds,
+               (SELECT count(*) FROM deployment_decisions) AS decisions
+        """
+    )[0]
+    found = ", ".join(f"{n} {name}" for name, n in counts.items())
+    yield Finding(Severity.OK, "warehouse", f"schema {platform.warehouse.schema_version()}, {found}")
+    for row in platform.warehouse.rows(
+        "SELECT archive_id, status, file_name FROM training_archives WHERE status IN ('RECEIVED', 'EXTRACTED')"
+    ):
+        yield Finding(
+            Severity.NOTE,
+            "archive",
+            f"{row['archive_id']} is {row['status']}, not every model is decided",
+            f"wait while postval up runs; if its run failed, drop {row['file_name']} again",
+        )
+
+
+def _replica(platform: Platform) -> Iterator[Finding]:
+    replica = platform.replica
+    aside = kept_aside(replica) if replica.parent.is_dir() else []
+    for path in aside:
+        mend = f"close the program that holds {replica.name} open; the next publication puts it in place"
+        yield Finding(Severity.NOTE, "replica", f"{path.name} could not take the place of {replica.name}", mend)
+    if replica.is_file():
+        yield Finding(Severity.OK, "replica", f"{replica}, {replica.stat().st_size / 2**20:.1f} MB")
+    else:
+        yield Finding(Severity.NOTE, "replica", f"{replica} was not published yet", "it follows the first finished run")
+
+
+def _dagster(platform: Platform) -> Iterator[Finding]:
+    home = platform.settings.data_dir / "dagster"
+    if not (home / "dagster.yaml").is_file():
+        yield Finding(Severity.NOTE, "dagster", f"{home} is not set up yet", "postval up does it")
+        return
+    export_environment(platform.settings)
+    instance = dg.DagsterInstance.get()
+    statuses = (dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.FAILURE)
+    counts = {s.value.lower(): instance.get_runs_count(dg.RunsFilter(statuses=[s])) for s in statuses}
+    failed = counts["failure"]
+    yield Finding(
+        Severity.NOTE if failed else Severity.OK,
+        "dagster",
+        ", ".join(f"{n} {name}" for name, n in counts.items()) + " runs",
+        "a failed archive: drop it again; what is done stays" if failed else None,
+    )
+
+
+def _port(platform: Platform) -> Iterator[Finding]:
+    port = platform.settings.port
+    with socket.socket() as probe:
+        probe.settimeout(0.5)
+        used = probe.connect_ex(("127.0.0.1", port)) == 0
+    yield Finding(Severity.OK, "web UI", f"port {port} is {'in use (postval up?)' if used else 'free'}")
+
+
+def _sizes(platform: Platform) -> Iterator[Finding]:
+    for name in ("archives", "weights", "warehouse", "dagster", "logs"):
+        folder = platform.settings.data_dir / name
+        if folder.is_dir():
+            size = _size(folder) / 2**20
+            yield Finding(Severity.OK, name, f"{size:,.0f} MB")
+
+
+def _size(folder: Path) -> int:
+    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())

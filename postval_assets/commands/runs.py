@@ -1,0 +1,153 @@
+"""Runs in this process: the same jobs over the same assets, without daemon or web server.
+
+Here: ``validate`` and ``backfill``. The queue of a running daemon counts these runs as its own and waits for them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import dagster as dg
+
+from postval_assets.commands.home import open_instance
+from postval_assets.core.failures import PostvalError, Rejected
+from postval_assets.core.instruments import parse_symbol
+from postval_assets.defs.catalogue import archive_materialization
+from postval_assets.defs.jobs import archive_job, evaluation_job, range_tags
+from postval_assets.defs.partitions import archive_partitions, symbol_partitions
+from postval_assets.defs.resources import ARCHIVE_TAG, AS_OF_TAG, PLANS_TAG, SHA_TAG
+from postval_assets.defs.sensors import is_busy
+from postval_assets.definitions import build_definitions
+from postval_assets.io.inbox import inspect_archive
+from postval_assets.pipeline.archives import archive_limits, archives_of, register
+from postval_assets.pipeline.intake_file import take_in
+from postval_assets.pipeline.platform import Platform
+
+log = logging.getLogger("postval.runs")
+
+
+class RunFailed(PostvalError):  # noqa: N818 - named as what happened
+    """A run ended with an error; its message is the first failed step's."""
+
+
+@dataclass(frozen=True)
+class Validated:
+    """What was validated: the archive, and the symbols that were asked for."""
+
+    archive_id: str
+    symbols: tuple[str, ...]
+
+
+def validate(
+    platform: Platform,
+    file: Path,
+    *,
+    symbols: Sequence[str] | None,
+    plans: Sequence[str],
+    as_of: datetime | None,
+) -> Validated:
+    """Take in one archive and run its job here, to its decisions.
+
+    Raises:
+        Rejected: for a file that is no archive, or symbols that it does not hold.
+        RunFailed: where a run ended with an error.
+    """
+    instance = open_instance(platform.settings)
+    ready = inspect_archive(file, archive_limits(platform))
+    take_in(platform, ready)
+    delivery = register(
+        platform, ready, run_id="validate", busy=lambda sha256: is_busy(instance, sha256)
+    )
+    if delivery.reason:
+        log.info("%s; what is current is not computed again", delivery.reason)
+    wanted = _among(symbols, delivery.symbols, delivery.archive_id)
+    _add_partitions(instance, archive_partitions.name, [delivery.archive_id])
+    _add_partitions(instance, symbol_partitions.name, delivery.symbols)
+    instance.report_runless_asset_event(archive_materialization(delivery))
+    tags = {ARCHIVE_TAG: delivery.archive_id, SHA_TAG: delivery.sha256, PLANS_TAG: ",".join(plans)}
+    if as_of is not None:
+        tags[AS_OF_TAG] = as_of.isoformat()
+    run_job(platform, instance, archive_job.name, wanted, tags)
+    return Validated(delivery.archive_id, wanted)
+
+
+def backfill(
+    platform: Platform, *, symbols: Sequence[str], plans: Sequence[str], archive_id: str | None
+) -> dict[str, str]:
+    """Folds of these plans for known models, and the summaries and decisions that follow.
+
+    Returns:
+        archive_id by symbol.
+
+    Raises:
+        Rejected: for an unknown archive, or symbols without a model.
+        RunFailed: where a run ended with an error.
+    """
+    instance = open_instance(platform.settings)
+    wanted = [parse_symbol(s) for s in symbols]
+    archives = archives_of(platform, wanted, archive_id)
+    missing = [s for s in wanted if s not in archives]
+    if missing:
+        where = f"archive {archive_id}" if archive_id else "any archive"
+        raise Rejected(f"no model of {', '.join(missing)} in {where}: ingest an archive that has one first")
+    _add_partitions(instance, symbol_partitions.name, wanted)
+    for one in sorted(set(archives.values())):
+        of_archive = [s for s, a in archives.items() if a == one]
+        tags = {ARCHIVE_TAG: one, PLANS_TAG: ",".join(plans)}
+        run_job(platform, instance, evaluation_job.name, of_archive, tags)
+    return archives
+
+
+def run_job(
+    platform: Platform, instance: dg.DagsterInstance, job: str, symbols: Sequence[str], tags: dict[str, str]
+) -> None:
+    """Run a job here over these symbols, one run for each contiguous range, then publish.
+
+    Raises:
+        RunFailed: after all ranges were tried, with the first failure.
+    """
+    definition = build_definitions(platform.settings).resolve_job_def(job)
+    ordered = instance.get_dynamic_partitions(symbol_partitions.name)
+    failures: list[str] = []
+    quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+    for run_tags in range_tags(symbols, ordered, platform.settings.symbols_per_run, tags):
+        result = definition.execute_in_process(
+            instance=instance, tags=run_tags, run_config=quiet, raise_on_error=False
+        )
+        if not result.success:
+            failures.append(_first_failure(result))
+    platform.warehouse.publish(platform.replica)
+    if failures:
+        raise RunFailed("; ".join(failures))
+
+
+def _first_failure(result: dg.ExecuteInProcessResult) -> str:
+    for event in result.all_events:
+        if event.is_step_failure:
+            error = event.step_failure_data.error
+            while error is not None and error.cause is not None:
+                error = error.cause
+            message = error.message.strip().splitlines()[0] if error is not None else "no message"
+            return f"{event.step_key} failed: {message} (run {result.run_id})"
+    return f"run {result.run_id} failed"
+
+
+def _among(symbols: Sequence[str] | None, held: Sequence[str], archive_id: str) -> tuple[str, ...]:
+    if symbols is None:
+        return tuple(held)
+    wanted = tuple(dict.fromkeys(parse_symbol(s) for s in symbols))
+    missing = [s for s in wanted if s not in held]
+    if missing:
+        raise Rejected(f"archive {archive_id} has no model of {', '.join(missing)}; it has {', '.join(held)}")
+    return wanted
+
+
+def _add_partitions(instance: dg.DagsterInstance, name: str, keys: Sequence[str]) -> None:
+    known = set(instance.get_dynamic_partitions(name))
+    new = [k for k in dict.fromkeys(keys) if k not in known]
+    if new:
+        instance.add_dynamic_partitions(name, new)

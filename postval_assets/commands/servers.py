@@ -1,0 +1,111 @@
+"""Dagster's processes on this machine: started together, stopped together, whole tree.
+
+Here: starting and stopping. Stopping only the first process would leave its web server and daemon alive and holding
+the port, on Linux and on Windows alike, so the whole tree is stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO
+
+import psutil
+
+from postval_assets.commands.home import prepare_home
+from postval_assets.core.failures import Rejected
+from postval_assets.settings import Settings, child_environment
+
+MODULE = "postval_assets.definitions"
+_STOP_SECONDS = 20.0
+
+
+def dev_command(settings: Settings) -> list[str]:
+    """Web UI, daemon and code server together."""
+    return [
+        _script("dagster"),
+        "dev",
+        "--module-name",
+        MODULE,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(settings.port),
+    ]
+
+
+def daemon_command() -> list[str]:
+    """The daemon with its code server, without the web UI."""
+    return [_script("dagster-daemon"), "run", "--module-name", MODULE]
+
+
+def _script(name: str) -> str:
+    """A console script of this environment."""
+    folder = Path(sys.executable).parent
+    for candidate in (folder / name, folder / f"{name}.exe", folder / "Scripts" / f"{name}.exe"):
+        if candidate.is_file():
+            return str(candidate)
+    raise Rejected(f"{name} is not installed beside {sys.executable}: set the environment up again (make setup)")
+
+
+def require_free_port(port: int) -> None:
+    """Raises Rejected, with the mend, where something listens on this port of 127.0.0.1."""
+    with contextlib.closing(socket.socket()) as probe:
+        probe.settimeout(1.0)
+        if probe.connect_ex(("127.0.0.1", port)) == 0:
+            raise Rejected(
+                f"port {port} on 127.0.0.1 is in use: is postval up already? "
+                "Stop it, or choose another with --port or POSTVAL_PORT"
+            )
+
+
+@contextlib.contextmanager
+def running(command: Sequence[str], settings: Settings, output: IO[bytes] | None) -> Iterator[psutil.Popen]:
+    """A command with its whole tree of processes, stopped on leaving.
+
+    Args:
+        command: program and arguments.
+        settings: of the data directory it works on.
+        output: where its output goes; None for this terminal.
+    """
+    prepare_home(settings)
+    process = psutil.Popen(
+        list(command),
+        env=child_environment(settings),
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT if output is not None else None,
+        # Its own group: Ctrl-C reaches us, and we stop the tree in order.
+        start_new_session=sys.platform != "win32",
+        creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+    )
+    try:
+        yield process
+    finally:
+        stop_tree(process)
+
+
+def stop_tree(process: psutil.Popen) -> None:
+    """Stop a process and everything it started: asked first, killed after a while."""
+    tree: list[psutil.Process] = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        tree = [process, *process.children(recursive=True)]
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process.send_signal(signal.SIGINT if sys.platform != "win32" else signal.CTRL_BREAK_EVENT)
+    _, alive = psutil.wait_procs(tree[:1], timeout=_STOP_SECONDS)
+    for each in tree:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            tree += [c for c in each.children(recursive=True) if c not in tree]
+    for each in tree:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.terminate()
+    _, alive = psutil.wait_procs(tree, timeout=5.0)
+    for each in alive:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.kill()
+    psutil.wait_procs(alive, timeout=5.0)

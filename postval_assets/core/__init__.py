@@ -1,0 +1,1 @@
+"""The domain, pure: numpy, pandas and torch; no Dagster, DuckDB, network, clock or environment."""

@@ -1,0 +1,185 @@
+"""LIVE, PAPER, RETRAIN or DROP: policy ``standard`` of rules.md section 6.
+
+Here: decisions from a gate's class and a plan's summary, with every reason that applied. Not here: the statistics
+behind them. Another policy is another function of the same evidence (``POLICIES``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from postval_assets.core.folds import TrainingOverlap
+from postval_assets.core.gating import Classification
+from postval_assets.core.walk_forward import (
+    COMPUTED,
+    FoldOutcome,
+    GradeLimits,
+    WalkForwardSummary,
+    at_least,
+)
+
+
+class Decision(StrEnum):
+    """What happens to the model, best first."""
+
+    LIVE = "LIVE"
+    PAPER = "PAPER"
+    RETRAIN = "RETRAIN"
+    DROP = "DROP"
+
+
+class Reason(StrEnum):
+    """Why; a reason may be followed by details after a colon."""
+
+    GATE_DROP = "GATE_DROP"
+    GATE_INVALID = "GATE_INVALID"
+    MODEL_NOT_OK = "MODEL_NOT_OK"
+    NO_EVIDENCE = "NO_EVIDENCE"
+    NO_TRADES = "NO_TRADES"
+    CONSISTENT_LOSSES = "CONSISTENT_LOSSES"
+    STEADY_PROFIT = "STEADY_PROFIT"
+    MODERATE_PROFIT = "MODERATE_PROFIT"
+    TOO_FEW_POSITIVE_FOLDS = "TOO_FEW_POSITIVE_FOLDS"
+    UNSTABLE_SHARPE = "UNSTABLE_SHARPE"
+    GATING_REVIEW = "GATING_REVIEW"
+    NOT_OUT_OF_SAMPLE = "NOT_OUT_OF_SAMPLE"
+    INCOMPLETE = "INCOMPLETE"
+    ASSUMED_FEATURES = "ASSUMED_FEATURES"
+    ASSUMED_ACTIVATION = "ASSUMED_ACTIVATION"
+    TRAINING_WINDOW_UNKNOWN = "TRAINING_WINDOW_UNKNOWN"
+
+
+@dataclass(frozen=True)
+class ModelVerdict:
+    """What is known of a model before any fold.
+
+    Attributes:
+        usable: false for INCOMPATIBLE and REJECTED models.
+        problem: why it is not usable.
+        classification: of the gate; None where the gate has no row.
+        gate_reason: why the gate dropped it.
+        features_assumed, activation_assumed: whether these were only guessed.
+    """
+
+    usable: bool
+    problem: str | None
+    classification: Classification | None
+    gate_reason: str | None
+    features_assumed: bool
+    activation_assumed: bool
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A decision with every reason that applied, the deciding one first."""
+
+    decision: Decision
+    reasons: tuple[str, ...]
+
+
+def decide_standard(
+    model: ModelVerdict, summary: WalkForwardSummary | None, folds: Sequence[FoldOutcome], limits: GradeLimits
+) -> Verdict:
+    """Policy ``standard``: first match of the rules, then the caps.
+
+    Args:
+        model: gate and intake.
+        summary: of the plan; None where the model was not evaluated.
+        folds: of the plan, computed or not.
+        limits: of positive share and Sharpe spread.
+    """
+    always = _always_shown(model, summary, folds)
+    if not model.usable:
+        return Verdict(Decision.DROP, (f"{Reason.MODEL_NOT_OK}: {model.problem}", *always))
+    if model.classification not in (Classification.APPROVED, Classification.REVIEW):
+        dropped = model.classification is Classification.DROP
+        name = Reason.GATE_DROP if dropped else Reason.GATE_INVALID
+        return Verdict(Decision.DROP, (_with(name, model.gate_reason), *always))
+    if summary is None:
+        return Verdict(Decision.RETRAIN, (_with(Reason.NO_EVIDENCE, _first_problem(folds)), *always))
+    caps = _caps(model, summary, folds)
+    shown = (*caps, *always)
+    if summary.n_computed == 0:
+        return Verdict(Decision.RETRAIN, (_with(Reason.NO_EVIDENCE, _first_problem(folds)), *shown))
+    computed = [f for f in folds if f.status in COMPUTED]
+    if not any(f.n_trades for f in computed):
+        return Verdict(Decision.RETRAIN, (Reason.NO_TRADES, *shown))
+    if all(f.total_return is not None and f.total_return <= 0.0 for f in computed):
+        return Verdict(Decision.DROP, (Reason.CONSISTENT_LOSSES, *shown))
+    share, std = summary.positive_share, summary.sharpe_std
+    if at_least(share, limits.good_positive_share) and std is not None and std < limits.good_sharpe_std:
+        return Verdict(Decision.PAPER if caps else Decision.LIVE, (Reason.STEADY_PROFIT, *shown))
+    if (
+        at_least(share, limits.marginal_positive_share)
+        and std is not None
+        and std <= limits.marginal_sharpe_std
+    ):
+        return Verdict(Decision.PAPER, (Reason.MODERATE_PROFIT, *shown))
+    failed: list[str] = []
+    if not at_least(share, limits.marginal_positive_share):
+        failed.append(
+            f"{Reason.TOO_FEW_POSITIVE_FOLDS}: {summary.positive_folds} of {summary.n_folds}, "
+            f"{limits.marginal_positive_share:.0%} needed"
+        )
+    if std is None or std > limits.marginal_sharpe_std:
+        found = "undefined" if std is None else f"{std:.2f}"
+        failed.append(f"{Reason.UNSTABLE_SHARPE}: std {found}, at most {limits.marginal_sharpe_std:g} needed")
+    return Verdict(Decision.RETRAIN, (*failed, *shown))
+
+
+def _caps(model: ModelVerdict, summary: WalkForwardSummary, folds: Sequence[FoldOutcome]) -> tuple[str, ...]:
+    """Reasons that forbid LIVE, whether or not LIVE was reached."""
+    seen = {f.training_overlap for f in folds}
+    not_fresh = seen & {TrainingOverlap.IN_TRAIN, TrainingOverlap.OVERLAP, TrainingOverlap.BEFORE_TRAIN}
+    caps: list[str] = []
+    if model.classification is Classification.REVIEW:
+        caps.append(Reason.GATING_REVIEW)
+    if not_fresh:
+        count = sum(f.training_overlap in not_fresh for f in folds)
+        caps.append(
+            f"{Reason.NOT_OUT_OF_SAMPLE}: {count} of {summary.n_folds} folds ({', '.join(sorted(not_fresh))})"
+        )
+    if summary.n_computed < summary.n_folds:
+        caps.append(_with(Reason.INCOMPLETE, f"{summary.n_computed} of {summary.n_folds} folds computed"))
+    if model.features_assumed:
+        caps.append(Reason.ASSUMED_FEATURES)
+    if model.activation_assumed:
+        caps.append(Reason.ASSUMED_ACTIVATION)
+    return tuple(caps)
+
+
+def _always_shown(
+    model: ModelVerdict, summary: WalkForwardSummary | None, folds: Sequence[FoldOutcome]
+) -> tuple[str, ...]:
+    reasons: list[str] = list(summary.reasons) if summary is not None else []
+    if model.usable and any(f.training_overlap is TrainingOverlap.UNKNOWN and f.n_bars for f in folds):
+        reasons.append(Reason.TRAINING_WINDOW_UNKNOWN)
+    return tuple(reasons)
+
+
+def _first_problem(folds: Sequence[FoldOutcome]) -> str | None:
+    statuses = sorted({f.status.value for f in folds if f.status not in COMPUTED})
+    return ", ".join(statuses) or None
+
+
+def _with(reason: Reason, detail: str | None) -> str:
+    return f"{reason}: {detail}" if detail else str(reason)
+
+
+@dataclass(frozen=True)
+class DecisionPolicy:
+    """A named, versioned rule."""
+
+    name: str
+    version: str
+    decide: Callable[
+        [ModelVerdict, WalkForwardSummary | None, Sequence[FoldOutcome], GradeLimits],
+        Verdict,
+    ]
+
+
+POLICIES: Mapping[str, DecisionPolicy] = {
+    "standard": DecisionPolicy("standard", "1", decide_standard),
+}

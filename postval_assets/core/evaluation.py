@@ -1,0 +1,217 @@
+"""One model over the blocks of a plan: features, network, engine and metrics put together.
+
+Here: what a fold's result is made of, and its digest. Not here: where models and bars come from, or where results go.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from postval_assets.core.actions import action_sizes
+from postval_assets.core.bars import Bars
+from postval_assets.core.costs import ExecutionRules
+from postval_assets.core.engine import BlockRun, Lane, run_lanes
+from postval_assets.core.features.feature_set import FeatureSet, compute_features
+from postval_assets.core.folds import Block, PlanBlocks, TrainingOverlap, TrainingWindow, overlaps
+from postval_assets.core.model_spec import ModelSpec
+from postval_assets.core.metrics import BlockMetrics, block_metrics
+from postval_assets.core.policy import PolicyNetwork
+from postval_assets.core.walk_forward import FoldOutcome, FoldStatus
+
+Float32 = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluatedModel:
+    """A model with everything that its observations need.
+
+    Attributes:
+        model_sha256: digest of its weights.
+        spec, tensors: the network.
+        feature_set: how its market features are computed.
+        training: its training window.
+    """
+
+    model_sha256: str
+    spec: ModelSpec
+    tensors: Mapping[str, Float32]
+    feature_set: FeatureSet
+    training: TrainingWindow
+
+    @property
+    def needed_before(self) -> int:
+        """Bars that a block needs before its first one: the window plus the feature set's look-back."""
+        return self.spec.window + self.feature_set.look_back
+
+
+@dataclass(frozen=True, eq=False)
+class FoldEvaluation:
+    """One block of a plan, evaluated or refused.
+
+    Attributes:
+        block: where it lies in the bars.
+        status: what became of it; ``reason`` says why where it was not computed.
+        training_overlap: what it has to do with the training window.
+        bars_digest: of the block's bars and those its observations reach back to.
+        inputs_digest: of everything that the result depends on.
+        metrics, run: None where the block was not evaluated.
+    """
+
+    block: Block
+    status: FoldStatus
+    reason: str | None
+    training_overlap: TrainingOverlap
+    bars_digest: str
+    inputs_digest: str
+    metrics: BlockMetrics | None
+    run: BlockRun | None
+
+    def outcome(self) -> FoldOutcome:
+        """What a summary needs to know."""
+        m = self.metrics
+        return FoldOutcome(
+            fold=self.block.fold,
+            status=self.status,
+            training_overlap=self.training_overlap,
+            n_bars=self.block.n_bars,
+            total_return=m.total_return if m else None,
+            sharpe=m.sharpe if m else None,
+            n_trades=m.n_trades if m else None,
+        )
+
+
+@dataclass(frozen=True)
+class FoldInputs:
+    """A block with the digests of what its result depends on: known before anything is computed."""
+
+    block: Block
+    training_overlap: TrainingOverlap
+    bars_digest: str
+    inputs_digest: str
+
+
+def fold_inputs(
+    model: EvaluatedModel, bars: Bars, cut: PlanBlocks, as_of: datetime, settings_digest: str
+) -> tuple[FoldInputs, ...]:
+    """Digests of each block's inputs, axis [block]."""
+    labels = overlaps(bars, cut.blocks, model.training)
+    out = []
+    for block, label in zip(cut.blocks, labels, strict=True):
+        bars_digest = bars.slice(max(block.start - model.needed_before, 0), block.stop).digest()
+        parts = {
+            "model": model.model_sha256,
+            "activation": model.spec.activation,
+            "feature_set": [model.feature_set.name, model.feature_set.version],
+            "bars": bars_digest,
+            "plan": [cut.plan.name, cut.plan.days, cut.plan.n_folds, block.fold, block.problem, block.reason],
+            "bars_per_year": cut.bars_per_year,
+            "as_of": as_of.isoformat(),
+            "training_overlap": label,
+            "settings": settings_digest,
+            "code": code_version(),
+        }
+        out.append(FoldInputs(block, label, bars_digest, digest_of(parts)))
+    return tuple(out)
+
+
+def evaluate(
+    model: EvaluatedModel,
+    bars: Bars,
+    work: Sequence[tuple[PlanBlocks, Collection[FoldInputs]]],
+    rules: ExecutionRules,
+    device: str = "cpu",
+) -> list[list[FoldEvaluation]]:
+    """Evaluate blocks of several plans in lockstep.
+
+    Args:
+        model: the model.
+        bars: its bars, in its timeframe.
+        work: for each plan the blocks wanted.
+        rules: of execution.
+        device: torch device for inference.
+
+    Returns:
+        For each entry of ``work`` its evaluations, in the order of its blocks.
+    """
+    sizes = action_sizes(model.spec.n_actions)
+    wanted = [(plan, inputs) for plan, blocks in work for inputs in blocks if inputs.block.problem is None]
+    lanes = [Lane(bars, inputs.block.start, inputs.block.stop, sizes) for _, inputs in wanted]
+    runs: list[BlockRun] = []
+    if lanes:
+        features = market_features(model, bars, lanes)
+        actor = PolicyNetwork(model.spec, model.tensors, device).actor(features, lanes)
+        runs = run_lanes(lanes, actor, rules)
+    finished = {id(inputs): (run, lane) for (_, inputs), run, lane in zip(wanted, runs, lanes, strict=True)}
+    return [
+        [_evaluation(inputs, finished.get(id(inputs)), plan, rules) for inputs in blocks]
+        for plan, blocks in work
+    ]
+
+
+def market_features(model: EvaluatedModel, bars: Bars, lanes: Sequence[Lane]) -> Float32:
+    """Market features [bar, feature] aligned with ``bars``; NaN outside what the lanes' observations reach.
+
+    Only those bars are given to the feature set, so that a bad bar years ago does not matter.
+    """
+    first = min(lane.start for lane in lanes) - model.needed_before
+    stop = max(lane.stop for lane in lanes)
+    out = np.full((len(bars), len(model.feature_set.market_features)), np.nan, dtype=np.float32)
+    out[first:stop] = compute_features(model.feature_set, bars.slice(first, stop))
+    return out
+
+
+def _evaluation(
+    inputs: FoldInputs, finished: tuple[BlockRun, Lane] | None, plan: PlanBlocks, rules: ExecutionRules
+) -> FoldEvaluation:
+    block = inputs.block
+    if finished is None:
+        if block.problem is None:
+            raise ValueError(f"fold {block.fold} was not run")
+        status, reason, metrics, run = FoldStatus(block.problem.value), block.reason, None, None
+    else:
+        run, lane = finished
+        status = FoldStatus(run.status.value)
+        metrics = block_metrics(run, lane, rules, plan.bars_per_year)
+        reason = None
+        if status is FoldStatus.BROKEN_POLICY:
+            reason = f"the policy's output was NaN or infinite at bar {len(run.equity)} of {run.n_bars}"
+        elif status is FoldStatus.RUINED:
+            reason = f"equity reached zero at bar {len(run.equity)} of {run.n_bars}"
+    return FoldEvaluation(
+        block=block,
+        status=status,
+        reason=reason,
+        training_overlap=inputs.training_overlap,
+        bars_digest=inputs.bars_digest,
+        inputs_digest=inputs.inputs_digest,
+        metrics=metrics,
+        run=run,
+    )
+
+
+def digest_of(parts: Mapping[str, object]) -> str:
+    """SHA-256 of a JSON object with sorted keys."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+@functools.cache
+def code_version() -> str:
+    """Digest of the source text of ``core``: changes exactly when the rules as written in code change.
+
+    Line endings are not part of it, so that a checkout on Windows computes the same.
+    """
+    root = Path(__file__).resolve().parent
+    sha = hashlib.sha256()
+    for path in sorted(root.rglob("*.py"), key=lambda p: p.relative_to(root).as_posix()):
+        sha.update(path.relative_to(root).as_posix().encode())
+        sha.update(path.read_bytes().replace(b"\r\n", b"\n"))
+    return sha.hexdigest()[:16]

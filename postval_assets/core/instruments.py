@@ -1,0 +1,97 @@
+"""Symbols, asset classes and timeframes: what a price series is called and how long its bars are.
+
+Here: parsing and validation at the border. Not here: prices (bars.py) or what trading costs (costs.py).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from enum import StrEnum
+
+import numpy as np
+
+from postval_assets.core.failures import Rejected
+
+# Symbols appear in partition keys ("365d-01|AAPL"), file names, queries and pages: only what is harmless there.
+_SYMBOL = re.compile(r"[A-Z0-9]{1,15}(\.[A-Z0-9]{1,4})?\Z")
+_CRYPTO = re.compile(r"[A-Z0-9]{3,}(USD|USDT|USDC)\Z")
+
+
+class AssetClass(StrEnum):
+    """Decides costs, whether shorting is allowed, and how bars are resampled."""
+
+    EQUITY = "equity"
+    CRYPTO = "crypto"
+
+
+class Timeframe(StrEnum):
+    """Length of a bar, by the names that checkpoints carry."""
+
+    MIN_15 = "15Min"
+    MIN_30 = "30Min"
+    HOUR_1 = "1Hour"
+    HOUR_2 = "2Hour"
+    HOUR_4 = "4Hour"
+    DAY_1 = "1Day"
+
+    @property
+    def minutes(self) -> int:
+        """Length of one bar in minutes."""
+        return _MINUTES[self]
+
+    @property
+    def delta(self) -> np.timedelta64:
+        """Length of one bar as a numpy timedelta in microseconds."""
+        return np.timedelta64(self.minutes * 60_000_000, "us")
+
+
+_MINUTES = {
+    Timeframe.MIN_15: 15,
+    Timeframe.MIN_30: 30,
+    Timeframe.HOUR_1: 60,
+    Timeframe.HOUR_2: 120,
+    Timeframe.HOUR_4: 240,
+    Timeframe.DAY_1: 1440,
+}
+
+
+def parse_symbol(text: str) -> str:
+    """The one spelling of a symbol inside postval: upper case, no slash (``BTC/USD`` becomes ``BTCUSD``).
+
+    Raises:
+        Rejected: for anything that is not 1 to 15 of A-Z and 0-9, with an optional share class (``BRK.B``).
+    """
+    if isinstance(text, str) and text.count("/") <= 1:
+        symbol = text.replace("/", "")
+        if _SYMBOL.match(symbol):
+            return symbol
+    shown = ascii(text)[:60]
+    raise Rejected(
+        f"symbol {shown} is not usable: expected 1 to 15 of A-Z and 0-9, "
+        "optionally a share class after a dot, such as AAPL, BRK.B, BTCUSD or BTC/USD"
+    )
+
+
+def parse_timeframe(text: str) -> Timeframe:
+    """The timeframe of that name; raises Rejected with the accepted names otherwise."""
+    try:
+        return Timeframe(text)
+    except ValueError:
+        names = ", ".join(t.value for t in Timeframe)
+        raise Rejected(f"timeframe {ascii(text)[:40]} is unknown: expected one of {names}") from None
+
+
+def asset_class_of(symbol: str, exceptions: Mapping[str, AssetClass] | None = None) -> AssetClass:
+    """Crypto where the symbol has a slash or ends in USD, USDT or USDC after at least three letters.
+
+    Args:
+        symbol: with or without a slash.
+        exceptions: symbols (without slash) whose class the user set.
+    """
+    bare = symbol.replace("/", "")
+    if exceptions and bare in exceptions:
+        return exceptions[bare]
+    if "/" in symbol or _CRYPTO.match(bare):
+        return AssetClass.CRYPTO
+    return AssetClass.EQUITY

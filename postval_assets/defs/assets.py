@@ -1,0 +1,196 @@
+"""The assets: what each one holds, what it is made from, and which stage makes it.
+
+Here: one asset a table. A body finds out what its run is about, calls its stage and reports; nothing else.
+"""
+
+import dagster as dg
+
+from postval_assets.pipeline.archives import verify_archive
+from postval_assets.pipeline.deciding import decide_models
+from postval_assets.pipeline.evaluation import evaluate_backtests, evaluate_folds, selections_of
+from postval_assets.pipeline.extraction import extract_models
+from postval_assets.pipeline.gate import gate_models
+from postval_assets.pipeline.market import load_bars
+from postval_assets.pipeline.summarizing import summarize_folds
+
+from .catalogue import FOLD_BACKFILL, SYMBOL_OF_FOLD, report_folds, report_stage, run_stage, symbol_asset, table_metadata
+from .partitions import archive_partitions, selections_by_symbol, symbol_fold_partitions, symbol_partitions
+from .resources import PlatformResource
+
+INTAKE, MARKET, EVALUATION, DECISION = "intake", "market", "evaluation", "decision"
+
+
+@symbol_asset(
+    partitions_def=archive_partitions,
+    backfill_policy=None,
+    group_name=INTAKE,
+    description=(
+        "One row an archive: a delivered zip of trained models, by content. Registered by the inbox sensor; "
+        "materializing it by hand checks that the stored file is still what its row says."
+    ),
+)
+def training_archives(context: dg.AssetExecutionContext, platform: PlatformResource) -> dg.MaterializeResult:
+    row = run_stage(lambda: verify_archive(platform.platform, context.partition_key))
+    return dg.MaterializeResult(
+        metadata={"status": row["status"], "models": row["n_models"], "file": row["file_name"] or ""}
+    )
+
+
+@symbol_asset(
+    partitions_def=symbol_partitions,
+    deps=[dg.AssetDep(training_archives, partition_mapping=dg.AllPartitionMapping())],
+    group_name=INTAKE,
+    kinds={"python", "duckdb", "pytorch"},
+    check_specs=[dg.AssetCheckSpec("models_are_usable", asset="extracted_models")],
+    description=(
+        "One row a model (archive x symbol x timeframe): its checkpoint, read safely, or the reason why it cannot be "
+        "used. Weights are stored once, by content."
+    ),
+)
+def extracted_models(context: dg.AssetExecutionContext, platform: PlatformResource) -> dg.MaterializeResult:
+    scope = platform.scope(context, context.partition_keys)
+    report = run_stage(lambda: extract_models(platform.platform, scope.archives, run_id=scope.run_id))
+    return report_stage(context, platform.platform, "extracted_models", report, "models_are_usable")
+
+
+@symbol_asset(
+    partitions_def=symbol_partitions,
+    deps=[extracted_models],
+    group_name=INTAKE,
+    check_specs=[dg.AssetCheckSpec("claims_are_valid", asset="gating_scores")],
+    description=(
+        "One row a model: what its training claims, against the thresholds: APPROVED, REVIEW, DROP or INVALID, "
+        "with flags. The training max drawdown is a proxy (reward volatility, not equity)."
+    ),
+)
+def gating_scores(context: dg.AssetExecutionContext, platform: PlatformResource) -> dg.MaterializeResult:
+    scope = platform.scope(context, context.partition_keys)
+    report = run_stage(lambda: gate_models(platform.platform, scope.archives, run_id=scope.run_id))
+    return report_stage(context, platform.platform, "gating_scores", report, "claims_are_valid")
+
+
+@symbol_asset(
+    partitions_def=symbol_partitions,
+    group_name=MARKET,
+    check_specs=[dg.AssetCheckSpec("symbols_have_bars", asset="bars")],
+    description="One row a bar (symbol x timeframe x opening time), merged from the configured source.",
+)
+def bars(context: dg.AssetExecutionContext, platform: PlatformResource) -> dg.MaterializeResult:
+    report = run_stage(
+        lambda: load_bars(platform.platform, list(context.partition_keys), run_id=context.run.run_id)
+    )
+    return report_stage(context, platform.platform, "bars", report, "symbols_have_bars")
+
+
+@symbol_asset(
+    partitions_def=symbol_partitions,
+    deps=[gating_scores, bars],
+    group_name=EVALUATION,
+    kinds={"python", "duckdb", "pytorch"},
+    check_specs=[dg.AssetCheckSpec("backtests_are_computed", asset="backtest_results")],
+    description="One row a model and as_of: the last 30 days traded as one block, with its metrics.",
+)
+def backtest_results(context: dg.AssetExecutionContext, platform: PlatformResource) -> dg.MaterializeResult:
+    scope = platform.scope(context, context.partition_keys)
+    report = run_stage(
+        lambda: evaluate_backtests(platform.platform, scope.archives, run_id=scope.run_id, as_of=scope.as_of)
+    )
+    return report_stage(context, platform.platform, "backtest_results", report, "backtests_are_computed")
+
+
+@symbol_asset(
+    partitions_def=symbol_partitions,
+    deps=[gating_scores, bars],
+    group_name=EVALUATION,
+    kinds={"python", "duckdb", "pytorch"},
+    check_specs=[dg.AssetCheckSpec("folds_are_computed", asset="walk_forward_evaluations")],
+    description=(
+        "All folds of the wanted plans for a symbol's models, computed together and reported as partitions of "
+        "fold_results. One row a fold; what is current is not computed again."
+    ),
+)
+def walk_forward_evaluations(
+    context: dg.AssetExecutionContext, platform: PlatformResource
+) -> dg.MaterializeResult:
+    scope = platform.scope(context, context.partition_keys)
+    wanted = dict.fromkeys(scope.archives, selections_of(scope.plans))
+    report = run_stage(
+        lambda: evaluate_folds(platform.platform, scope.archives, wanted, run_id=scope.run_id, as_of=scope.as_of)
+    )
+    report_folds(context, report)
+    return report_stage(context, platform.platform, "fold_results", report, "folds_are_computed")
+
+
+@symbol_asset(
+    partitions_def=symbol_fold_partitions,
+    backfill_policy=FOLD_BACKFILL,
+    deps=[
+        dg.AssetDep(gating_scores, partition_mapping=SYMBOL_OF_FOLD),
+        dg.AssetDep(bars, partition_mapping=SYMBOL_OF_FOLD),
+    ],
+    group_name=EVALUATION,
+    kinds={"python", "duckdb", "pytorch"},
+    description=(
+        "One row a fold (model x as_of x plan x fold): its metrics, or the reason why it was not computed. An arriving "
+        "archive fills it through walk_forward_evaluations; backfill it for new symbols or a longer plan, and "
+        "summaries and decisions follow by themselves."
+    ),
+)
+def fold_results(context: dg.AssetExecutionContext, platform: PlatformResource) -> dg.MaterializeResult:
+    wanted = selections_by_symbol(context.partition_keys)
+    scope = platform.scope(context, wanted)
+    report = run_stage(
+        lambda: evaluate_folds(platform.platform, scope.archives, wanted, run_id=scope.run_id, as_of=scope.as_of)
+    )
+    return dg.MaterializeResult(metadata=table_metadata(platform.platform, "fold_results", report))
+
+
+@symbol_asset(
+    partitions_def=symbol_partitions,
+    deps=[
+        walk_forward_evaluations,
+        dg.AssetDep(fold_results, partition_mapping=SYMBOL_OF_FOLD),
+    ],
+    group_name=DECISION,
+    description=(
+        "One row a model, plan and as_of: its folds together, with positive folds, Sharpe spread and a grade for each."
+    ),
+)
+def walk_forward_summaries(
+    context: dg.AssetExecutionContext, platform: PlatformResource
+) -> dg.MaterializeResult:
+    scope = platform.scope(context, context.partition_keys)
+    report = run_stage(
+        lambda: summarize_folds(platform.platform, scope.archives, run_id=scope.run_id, as_of=scope.as_of)
+    )
+    return report_stage(context, platform.platform, "walk_forward_summaries", report)
+
+
+@symbol_asset(
+    partitions_def=symbol_partitions,
+    deps=[walk_forward_summaries, gating_scores],
+    group_name=DECISION,
+    description=(
+        "One row a model, plan, as_of, policy and run: LIVE, PAPER, RETRAIN or DROP, every reason that applied, and "
+        "the digests of everything it was made from. Append-only."
+    ),
+)
+def deployment_decisions(context: dg.AssetExecutionContext, platform: PlatformResource) -> dg.MaterializeResult:
+    scope = platform.scope(context, context.partition_keys)
+    report = run_stage(
+        lambda: decide_models(platform.platform, scope.archives, run_id=scope.run_id, as_of=scope.as_of)
+    )
+    return report_stage(context, platform.platform, "deployment_decisions", report)
+
+
+ASSETS = [
+    training_archives,
+    extracted_models,
+    gating_scores,
+    bars,
+    backtest_results,
+    walk_forward_evaluations,
+    fold_results,
+    walk_forward_summaries,
+    deployment_decisions,
+]

@@ -1,0 +1,96 @@
+"""The one resource: the platform of a data directory.
+
+Here: how an asset gets at settings, stores and warehouse, and which archive and instant its run is about.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+
+import dagster as dg
+from pydantic import PrivateAttr
+
+from postval_assets.core.failures import Rejected
+from postval_assets.core.folds import Plan, plan_named
+from postval_assets.pipeline.archives import archives_of
+from postval_assets.pipeline.platform import Platform, open_platform
+from postval_assets.settings import Settings, load_settings
+
+ARCHIVE_TAG = "postval/archive_id"
+AS_OF_TAG = "postval/as_of"
+PLANS_TAG = "postval/plans"
+SHA_TAG = "postval/archive_sha256"
+
+
+@dataclass(frozen=True)
+class RunScope:
+    """What a run is about.
+
+    Attributes:
+        run_id: of Dagster's run.
+        archives: archive_id by symbol; symbols without a model are left out.
+        plans: walk-forward plans to evaluate.
+        as_of: evaluate at the newest bar complete by then; None for the model's newest evaluation, else now.
+    """
+
+    run_id: str
+    archives: dict[str, str]
+    plans: tuple[Plan, ...]
+    as_of: datetime | None
+
+
+class PlatformResource(dg.ConfigurableResource):
+    """Settings, stores and warehouse of the data directory; read once in each process."""
+
+    settings_json: str = ""
+
+    _platform: Platform | None = PrivateAttr(default=None)
+
+    @classmethod
+    def of(cls, settings: Settings) -> "PlatformResource":
+        """The resource of given settings."""
+        return cls(settings_json=settings.model_dump_json())
+
+    @property
+    def platform(self) -> Platform:
+        """The platform, opened at first use."""
+        if self._platform is None:
+            settings = Settings.model_validate_json(self.settings_json) if self.settings_json else load_settings()
+            self._platform = open_platform(settings)
+        return self._platform
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The settings in force."""
+        return self.platform.settings
+
+    def scope(self, context: dg.AssetExecutionContext, symbols: Iterable[str]) -> RunScope:
+        """Which archive, plans and instant this run is about; records the archive on a run started without one.
+
+        Raises:
+            dg.Failure: for an unknown archive, plan or time, without retrying.
+        """
+        tags = context.run.tags
+        wanted: Sequence[str] = list(dict.fromkeys(symbols))
+        try:
+            archives = archives_of(self.platform, wanted, tags.get(ARCHIVE_TAG))
+            plans = tuple(plan_named(p) for p in tags.get(PLANS_TAG, ",".join(self.settings.plans)).split(","))
+            as_of = parse_instant(tags[AS_OF_TAG]) if AS_OF_TAG in tags else None
+        except Rejected as error:
+            raise dg.Failure(str(error), allow_retries=False) from error
+        if ARCHIVE_TAG not in tags and archives:
+            newest = ",".join(sorted(set(archives.values())))
+            context.instance.add_run_tags(context.run.run_id, {ARCHIVE_TAG: newest})
+        return RunScope(context.run.run_id, archives, plans, as_of)
+
+
+def parse_instant(text: str) -> datetime:
+    """An ISO 8601 time with its offset; raises Rejected otherwise."""
+    try:
+        instant = datetime.fromisoformat(text)
+    except ValueError:
+        raise Rejected(f"time {ascii(text)[:40]} cannot be read: expected e.g. 2025-03-01T00:00:00Z") from None
+    if instant.tzinfo is None:
+        raise Rejected(f"time {text} has no offset: expected e.g. 2025-03-01T00:00:00Z")
+    return instant

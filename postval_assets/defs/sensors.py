@@ -1,0 +1,158 @@
+"""The sensors: one watches the inbox, one does what is left when the queue of runs is empty.
+
+Here: ticks. Each is cheap (ticks die at 60 s) and can be killed at any point: what it has done is in the warehouse,
+and the next tick comes to the same end.
+"""
+
+import json
+
+import dagster as dg
+
+from postval_assets.core.failures import PostvalError
+from postval_assets.io.inbox import FileHasher
+from postval_assets.pipeline.archives import Delivery, Outcome
+from postval_assets.pipeline.reception import Reception, receive
+from postval_assets.pipeline.summarizing import stale_summaries
+
+from .catalogue import archive_materialization
+from .jobs import archive_job, decision_job, range_tags
+from .partitions import archive_partitions, symbol_partitions
+from .resources import ARCHIVE_TAG, SHA_TAG, PlatformResource
+
+ATTEMPT_TAG = "postval/attempt"
+HASH_SECONDS_PER_TICK = 20.0
+
+UNFINISHED = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+FINISHED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
+
+# Lives as long as the code server's process: a large file is hashed over several ticks.
+_hasher = FileHasher(budget_seconds=HASH_SECONDS_PER_TICK)
+
+
+def is_busy(instance: dg.DagsterInstance, sha256: str) -> bool:
+    """Whether an archive with this content has unfinished runs."""
+    return instance.get_runs_count(dg.RunsFilter(tags={SHA_TAG: sha256}, statuses=UNFINISHED)) > 0
+
+
+@dg.sensor(
+    name="inbox_sensor",
+    jobs=[archive_job],
+    minimum_interval_seconds=5,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Watches the inbox: registers each new archive by its content and starts the runs for its symbols.",
+)
+def inbox_sensor(context: dg.SensorEvaluationContext, platform: PlatformResource) -> dg.SensorResult | dg.SkipReason:
+    if context.instance.is_ephemeral:
+        return dg.SkipReason(
+            "this Dagster instance is temporary and would lose its history: set DAGSTER_HOME (postval up does)"
+        )
+    try:
+        reception = receive(
+            platform.platform,
+            context.cursor,
+            run_id="inbox_sensor",
+            hasher=_hasher,
+            busy=lambda sha256: is_busy(context.instance, sha256),
+        )
+    except PostvalError as error:
+        return dg.SkipReason(str(error))
+    if not reception.deliveries:
+        context.update_cursor(reception.cursor)
+        return dg.SkipReason("; ".join(f"{w.name}: {w.reason}" for w in reception.waiting) or "the inbox is empty")
+    return reception_result(context.instance, platform.settings.symbols_per_run, reception)
+
+
+def reception_result(instance: dg.DagsterInstance, most: int, reception: Reception) -> dg.SensorResult:
+    """Partitions, catalogue entries and run requests that follow from what was delivered."""
+    symbols = list(instance.get_dynamic_partitions(symbol_partitions.name))
+    archives = set(instance.get_dynamic_partitions(archive_partitions.name))
+    added_symbols: list[str] = []
+    added_archives: list[str] = []
+    requests: list[dg.RunRequest] = []
+    for delivery in reception.deliveries:
+        new = [s for s in delivery.symbols if s not in symbols]
+        symbols += new
+        added_symbols += new
+        if delivery.archive_id not in archives:
+            archives.add(delivery.archive_id)
+            added_archives.append(delivery.archive_id)
+        if delivery.outcome in (Outcome.ACCEPTED, Outcome.RETRY):
+            requests += run_requests(delivery, symbols, most)
+    partitions = [
+        *([symbol_partitions.build_add_request(added_symbols)] if added_symbols else []),
+        *([archive_partitions.build_add_request(added_archives)] if added_archives else []),
+    ]
+    return dg.SensorResult(
+        run_requests=requests,
+        dynamic_partitions_requests=partitions,
+        asset_events=[archive_materialization(d) for d in reception.deliveries],
+        cursor=reception.cursor,
+    )
+
+
+def run_requests(delivery: Delivery, ordered: list[str], most: int) -> list[dg.RunRequest]:
+    """One run for each contiguous block of the archive's symbols."""
+    tags = {
+        ARCHIVE_TAG: delivery.archive_id,
+        SHA_TAG: delivery.sha256,
+        ATTEMPT_TAG: str(delivery.attempt),
+    }
+    return [
+        dg.RunRequest(run_key=f"{delivery.sha256}:{block}:{delivery.attempt}", tags=run_tags)
+        for block, run_tags in enumerate(range_tags(delivery.symbols, ordered, most, tags))
+    ]
+
+
+@dg.sensor(
+    name="queue_sensor",
+    jobs=[decision_job],
+    minimum_interval_seconds=5,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description=(
+        "When the queue of runs is empty: decides again where folds are newer than their summary (after a backfill), "
+        "then publishes the database for people."
+    ),
+)
+def queue_sensor(context: dg.SensorEvaluationContext, platform: PlatformResource) -> dg.SensorResult | dg.SkipReason:
+    instance = context.instance
+    if instance.is_ephemeral:
+        return dg.SkipReason("this Dagster instance is temporary: set DAGSTER_HOME (postval up does)")
+    unfinished = instance.get_runs_count(dg.RunsFilter(statuses=UNFINISHED))
+    if unfinished:
+        return dg.SkipReason(f"{unfinished} run(s) are queued or running")
+    newest = instance.get_runs(dg.RunsFilter(statuses=FINISHED), limit=1)
+    seen = json.loads(context.cursor or "{}")
+    try:
+        if newest and newest[0].run_id != seen.get("run_id"):
+            requests = follow_up_requests(context, platform, newest[0].run_id)
+            if requests:
+                return dg.SensorResult(run_requests=requests)
+        publication = platform.platform.warehouse.publish(platform.platform.replica)
+    except PostvalError as error:
+        return dg.SkipReason(str(error))
+    if newest:
+        context.update_cursor(json.dumps({"run_id": newest[0].run_id}))
+    return dg.SkipReason(f"{publication.status}: {publication.path.name}" + (f", {publication.reason}" if publication.reason else ""))
+
+
+def follow_up_requests(
+    context: dg.SensorEvaluationContext, platform: PlatformResource, after: str
+) -> list[dg.RunRequest]:
+    """Runs that bring summaries and decisions up to their folds; keyed by the run after which they are due."""
+    ordered = context.instance.get_dynamic_partitions(symbol_partitions.name)
+    requests = []
+    for archive_id, symbols in stale_summaries(platform.platform).items():
+        known = [s for s in symbols if s in set(ordered)]
+        for run_tags in range_tags(known, ordered, platform.settings.symbols_per_run, {ARCHIVE_TAG: archive_id}):
+            key = f"{after}:{archive_id}:{run_tags['dagster/asset_partition_range_start']}"
+            requests.append(dg.RunRequest(run_key=key, job_name=decision_job.name, tags=run_tags))
+    return requests
+
+
+SENSORS = [inbox_sensor, queue_sensor]

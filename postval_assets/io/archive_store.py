@@ -1,0 +1,133 @@
+"""Where archives are kept, by their content.
+
+Here: moving a file from the inbox into the store, or aside, so that a crash at any point loses nothing. Not
+here: judging archives, or their rows in the warehouse.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from pathlib import Path
+
+from postval_assets.core.failures import Rejected, Unavailable
+
+_CHUNK_BYTES = 8 * 2**20
+# What the operating system answers where a file cannot be moved to another disk (the second one on Windows).
+_OTHER_DISK_WINDOWS = 17
+
+
+class ArchiveStore:
+    """Archives as ``root/<sha256>.zip``; rejected files under their own names in another folder."""
+
+    def __init__(self, root: Path, rejected_root: Path) -> None:
+        """Take the two folders; they are made when something is put there."""
+        self._root = root
+        self._rejected_root = rejected_root
+
+    def path_of(self, sha256: str) -> Path:
+        """Where the archive of that content is or would be kept."""
+        if len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"):
+            raise Rejected(f"{ascii(sha256)[:80]} is not a SHA-256; expected 64 of 0-9 and a-f")
+        return self._root / f"{sha256}.zip"
+
+    def adopt(
+        self, path: Path, sha256: str, expected_size: int, expected_mtime_ns: int | None = None
+    ) -> Path:
+        """Move a file into the store; doing it again changes nothing.
+
+        Args:
+            path: the file, usually in the inbox. It is gone afterwards.
+            sha256: of the content that was announced.
+            expected_size: of that file, in bytes.
+            expected_mtime_ns: of that file; where it differs or is None, the content is hashed again.
+
+        Returns:
+            Where it is kept.
+
+        Raises:
+            Rejected: the file has other content than was announced.
+            Unavailable: it is nowhere, or the disk refused.
+        """
+        target = self.path_of(sha256)
+        try:
+            self._root.mkdir(parents=True, exist_ok=True)
+            if _holds(target, sha256, expected_size):
+                if path.is_file() and _holds(path, sha256, expected_size):
+                    path.unlink()
+                return target
+            if not path.is_file():
+                raise Unavailable(
+                    f"{path} is neither there nor in the store: it was removed after it was seen; "
+                    "drop it again"
+                )
+            found = path.stat()
+            announced = (found.st_size, found.st_mtime_ns) == (expected_size, expected_mtime_ns)
+            if not announced and not _holds(path, sha256, expected_size):
+                raise Rejected(
+                    f"{path.name} has changed since it was announced; the new content "
+                    "counts as another archive"
+                )
+            _move(path, target, sha256)
+        except OSError as error:
+            raise Unavailable(f"{path} could not be stored as {target}: {error}") from error
+        return target
+
+    def reject(self, path: Path, sha256: str) -> Path:
+        """Move a file aside under its own name, never over another one; where it is now.
+
+        Raises:
+            Unavailable: it is nowhere, or the disk refused.
+        """
+        first = self._rejected_root / path.name
+        second = self._rejected_root / f"{path.stem}-{sha256[:8]}{path.suffix}"
+        try:
+            self._rejected_root.mkdir(parents=True, exist_ok=True)
+            for target in (first, second):
+                if not path.is_file():
+                    if _holds(target, sha256):
+                        return target
+                elif not target.exists():
+                    _move(path, target, sha256)
+                    return target
+                elif _holds(target, sha256) and _holds(path, sha256):
+                    path.unlink()
+                    return target
+        except OSError as error:
+            raise Unavailable(f"{path} could not be moved to {self._rejected_root}: {error}") from error
+        raise Unavailable(f"{path} could not be moved aside: it is gone, or {second} is another file")
+
+
+def _holds(path: Path, sha256: str, size_bytes: int | None = None) -> bool:
+    """Whether there is a file of exactly that content."""
+    if not path.is_file() or (size_bytes is not None and path.stat().st_size != size_bytes):
+        return False
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == sha256
+
+
+def _move(path: Path, target: Path, sha256: str) -> None:
+    try:
+        path.replace(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV and getattr(error, "winerror", None) != _OTHER_DISK_WINDOWS:
+            raise
+        _copy_over(path, target, sha256)
+
+
+def _copy_over(path: Path, target: Path, sha256: str) -> None:
+    """To another disk: the original goes only when a whole, checked copy has its final name."""
+    part = target.with_name(f".{target.name}.part")
+    digest = hashlib.sha256()
+    with path.open("rb") as source, part.open("wb") as copy:
+        while chunk := source.read(_CHUNK_BYTES):
+            digest.update(chunk)
+            copy.write(chunk)
+        copy.flush()
+        os.fsync(copy.fileno())
+    if digest.hexdigest() != sha256:
+        part.unlink()
+        raise Rejected(f"{path.name} changed while it was copied; the new content counts as another archive")
+    part.replace(target)
+    path.unlink()

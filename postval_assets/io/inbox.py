@@ -1,0 +1,355 @@
+"""The inbox folder: which files in it are archives, complete and readable.
+
+Here: looking at the folder again and again, cheaply, and putting a file into it. Not here: what happens with
+a ready archive (defs, pipeline), or where it is kept (archive_store.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import stat
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from postval_assets.core.archive import ArchiveLimits, ArchivePlan, archive_id
+from postval_assets.core.failures import Rejected, Unavailable
+from postval_assets.core.summary import TrainingSummary, parse_summary
+from postval_assets.io.archive_file import Damaged, open_archive
+
+_CHUNK_BYTES = 8 * 2**20
+_GB = 1e9
+
+
+@dataclass(frozen=True)
+class FileState:
+    """What earlier scans saw of one file.
+
+    Attributes:
+        size_bytes, mtime_ns: as last seen.
+        unchanged_since: first scan that saw this size and time, ISO 8601.
+        hashed_bytes: how far the hash is, for display.
+        sha256: of the whole file; None until it is known.
+        reported: whether a scan has returned it as ready or rejected.
+    """
+
+    size_bytes: int
+    mtime_ns: int
+    unchanged_since: str
+    hashed_bytes: int = 0
+    sha256: str | None = None
+    reported: bool = False
+
+
+@dataclass(frozen=True)
+class InboxCursor:
+    """What one scan leaves for the next, by file name."""
+
+    files: Mapping[str, FileState] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """The cursor as text; ``from_json`` reads it."""
+        return json.dumps({name: asdict(state) for name, state in self.files.items()})
+
+    @classmethod
+    def from_json(cls, text: str | None) -> InboxCursor:
+        """The cursor from its text; an unreadable one starts afresh, which costs one scan."""
+        try:
+            files = {name: FileState(**state) for name, state in json.loads(text or "{}").items()}
+            for state in files.values():
+                if datetime.fromisoformat(state.unchanged_since).tzinfo is None:
+                    return cls()
+        except (ValueError, TypeError, AttributeError):
+            return cls()
+        return cls(files)
+
+
+@dataclass(frozen=True)
+class ReadyArchive:
+    """A complete training archive.
+
+    Attributes:
+        path: where it lies.
+        sha256: of the file: its identity.
+        size_bytes, mtime_ns: of the file that was hashed.
+        archive_id: ``YYYYMMDD_HHMMSS``.
+        plan: what counts in it.
+        summary: what its trainer claims.
+        first_report: false where an earlier scan has reported the same file.
+    """
+
+    path: Path
+    sha256: str
+    size_bytes: int
+    mtime_ns: int
+    archive_id: str
+    plan: ArchivePlan
+    summary: TrainingSummary
+    first_report: bool = True
+
+
+@dataclass(frozen=True)
+class UnreadableArchive:
+    """A file that will never be a training archive.
+
+    Attributes:
+        path: where it lies.
+        sha256: of the file.
+        size_bytes, mtime_ns: of the file that was hashed.
+        reason: why, and what would be accepted.
+        first_report: false where an earlier scan has reported the same file.
+    """
+
+    path: Path
+    sha256: str
+    size_bytes: int
+    mtime_ns: int
+    reason: str
+    first_report: bool = True
+
+
+@dataclass(frozen=True)
+class WaitingFile:
+    """A file that a later scan will look at again, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class InboxScan:
+    """One look at the inbox; ready and rejected files are in order of name."""
+
+    cursor: InboxCursor
+    ready: tuple[ReadyArchive, ...]
+    rejected: tuple[UnreadableArchive, ...]
+    waiting: tuple[WaitingFile, ...]
+
+
+class FileHasher:
+    """SHA-256 of large files, a bit at every scan; what is done so far is kept in memory."""
+
+    def __init__(
+        self,
+        *,
+        budget_seconds: float = 20.0,
+        clock: Callable[[], float] = time.monotonic,
+        chunk_bytes: int = _CHUNK_BYTES,
+    ) -> None:
+        """Set what one scan may cost.
+
+        Args:
+            budget_seconds: time for all files of one scan; each file advances by at least one chunk.
+            clock: seconds that never run backwards.
+            chunk_bytes: read at once.
+        """
+        self._budget_seconds = budget_seconds
+        self._clock = clock
+        self._chunk_bytes = chunk_bytes
+        self._deadline = clock() + budget_seconds
+        self._started: dict[tuple[Path, int, int], tuple[int, hashlib._Hash]] = {}
+
+    def start_scan(self, present: Iterable[Path]) -> None:
+        """A new budget; files that are no longer present are forgotten."""
+        kept = set(present)
+        self._started = {key: progress for key, progress in self._started.items() if key[0] in kept}
+        self._deadline = self._clock() + self._budget_seconds
+
+    def advance(self, path: Path, size_bytes: int, mtime_ns: int) -> tuple[int, str | None]:
+        """Read on; the bytes hashed so far, and the SHA-256 once it is complete.
+
+        Raises:
+            Unavailable: the file changed while it was read.
+            OSError: it could not be read.
+        """
+        key = (path, size_bytes, mtime_ns)
+        offset, sha = self._started.pop(key, (0, hashlib.sha256()))
+        with path.open("rb") as file:
+            file.seek(offset)
+            while True:
+                chunk = file.read(self._chunk_bytes)
+                sha.update(chunk)
+                offset += len(chunk)
+                if not chunk or self._clock() >= self._deadline:
+                    break
+            after = os.fstat(file.fileno())
+        if (after.st_size, after.st_mtime_ns) != (size_bytes, mtime_ns) or offset > size_bytes:
+            raise Unavailable("it changed while it was read")
+        if offset < size_bytes:
+            self._started[key] = (offset, sha)
+            return offset, None
+        return offset, sha.hexdigest()
+
+
+def scan_inbox(
+    inbox_dir: Path,
+    cursor: InboxCursor,
+    *,
+    now: datetime,
+    hasher: FileHasher,
+    limits: ArchiveLimits | None = None,
+    unreadable_after: timedelta = timedelta(minutes=10),
+) -> InboxScan:
+    """Look at every ``*.zip`` of the inbox once.
+
+    A file is reported when its size and time stood still over two scans, its content could be judged and its
+    hash is
+    complete: as ready, or as rejected with the reason. A file that is not a complete zip looks like a
+        slow copy and
+    is rejected only after ``unreadable_after`` without change. Everything else waits, with the reason; no
+    file stops the others. A file that stays in the inbox is reported by every scan; ``first_report`` tells.
+
+    Args:
+        inbox_dir: the folder.
+        cursor: what the last scan left.
+        now: with a time zone.
+        hasher: kept by the caller from scan to scan.
+        limits: what an archive may cost.
+        unreadable_after: patience with incomplete files.
+
+    Raises:
+        Unavailable: the folder itself cannot be listed.
+    """
+    paths = _candidates(inbox_dir)
+    hasher.start_scan(paths)
+    files: dict[str, FileState] = {}
+    ready: list[ReadyArchive] = []
+    rejected: list[UnreadableArchive] = []
+    waiting: list[WaitingFile] = []
+    for path in paths:
+        state = cursor.files.get(path.name)
+        found: ReadyArchive | UnreadableArchive | WaitingFile
+        try:
+            state, found = _look(path, state, now, hasher, limits or ArchiveLimits(), unreadable_after)
+        except (Unavailable, OSError) as error:
+            found = WaitingFile(_printable(path.name), str(error))
+        if state is not None:
+            files[path.name] = state
+        if isinstance(found, ReadyArchive):
+            ready.append(found)
+        elif isinstance(found, UnreadableArchive):
+            rejected.append(found)
+        else:
+            waiting.append(found)
+    return InboxScan(InboxCursor(files), tuple(ready), tuple(rejected), tuple(waiting))
+
+
+def inspect_archive(path: Path, limits: ArchiveLimits | None = None) -> ReadyArchive:
+    """Judge and hash one file at once.
+
+    Raises:
+        Rejected: it is not a training archive.
+        Unavailable: it could not be read, or changed meanwhile.
+    """
+    try:
+        found = path.stat()
+        name, plan, summary = _content(path, limits or ArchiveLimits())
+        hasher = FileHasher(budget_seconds=float("inf"))
+        _, sha256 = hasher.advance(path, found.st_size, found.st_mtime_ns)
+    except OSError as error:
+        raise Unavailable(f"{path} could not be read: {error}") from error
+    if sha256 is None:
+        raise Unavailable(f"{path} changed while it was read")
+    return ReadyArchive(path, sha256, found.st_size, found.st_mtime_ns, name, plan, summary)
+
+
+def deliver(file: Path, inbox_dir: Path) -> Path:
+    """Copy a file into the inbox so that no scan ever sees half of it; where it now lies.
+
+    Raises:
+        Rejected: its name is not one that the inbox looks at, or another file of that name is there.
+        Unavailable: the disk refused.
+    """
+    if not _is_candidate(file.name):
+        raise Rejected(
+            f"{_printable(file.name)} would be ignored in the inbox; expected a name such as NAME.zip"
+        )
+    target = inbox_dir / file.name
+    part = inbox_dir / f".{file.name}.part"
+    try:
+        inbox_dir.mkdir(parents=True, exist_ok=True)
+        if target.exists():
+            if _sha256(target) != _sha256(file):
+                raise Rejected(f"{target} is already there with other content; expected a name of its own")
+            return target
+        with file.open("rb") as source, part.open("wb") as copy:
+            shutil.copyfileobj(source, copy, _CHUNK_BYTES)
+            copy.flush()
+            os.fsync(copy.fileno())
+        part.replace(target)
+    except OSError as error:
+        raise Unavailable(f"{file} could not be put into {inbox_dir}: {error}") from error
+    return target
+
+
+def _is_candidate(name: str) -> bool:
+    return name.lower().endswith(".zip") and not name.startswith(".")
+
+
+def _candidates(inbox_dir: Path) -> list[Path]:
+    try:
+        return sorted(path for path in inbox_dir.iterdir() if _is_candidate(path.name))
+    except OSError as error:
+        raise Unavailable(f"the inbox {inbox_dir} could not be listed: {error}") from error
+
+
+def _look(
+    path: Path,
+    before: FileState | None,
+    now: datetime,
+    hasher: FileHasher,
+    limits: ArchiveLimits,
+    unreadable_after: timedelta,
+) -> tuple[FileState, ReadyArchive | UnreadableArchive | WaitingFile]:
+    """What the next scan should know of one file, and what is to be said of it now."""
+    name = _printable(path.name)
+    found = path.lstat()
+    if not stat.S_ISREG(found.st_mode):
+        raise Unavailable("it is a folder or a link; expected a file")
+    if before is None or (found.st_size, found.st_mtime_ns) != (before.size_bytes, before.mtime_ns):
+        state = FileState(found.st_size, found.st_mtime_ns, now.isoformat())
+        return state, WaitingFile(name, "it is new or has changed; it is taken when it has stood still")
+    state = before
+    content: tuple[str, ArchivePlan, TrainingSummary] | None = None
+    reason = ""
+    try:
+        content = _content(path, limits)
+    except Rejected as error:
+        reason = str(error)
+        if (
+            isinstance(error, Damaged)
+            and now - datetime.fromisoformat(state.unchanged_since) < unreadable_after
+        ):
+            return state, WaitingFile(name, f"{reason}; it may still be growing")
+    if state.sha256 is None:
+        hashed_bytes, sha256 = hasher.advance(path, state.size_bytes, state.mtime_ns)
+        state = replace(state, hashed_bytes=hashed_bytes, sha256=sha256)
+    if state.sha256 is None:
+        done, all_of_it = state.hashed_bytes / _GB, state.size_bytes / _GB
+        return state, WaitingFile(name, f"its hash is being computed: {done:.2f} of {all_of_it:.2f} GB")
+    file = (path, state.sha256, state.size_bytes, state.mtime_ns)
+    first = not state.reported
+    state = replace(state, reported=True)
+    if content is None:
+        return state, UnreadableArchive(*file, reason, first_report=first)
+    return state, ReadyArchive(*file, *content, first_report=first)
+
+
+def _content(path: Path, limits: ArchiveLimits) -> tuple[str, ArchivePlan, TrainingSummary]:
+    with open_archive(path, limits) as archive:
+        name = archive_id(archive.plan.summary.name, path.name)
+        return name, archive.plan, parse_summary(archive.read_summary())
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _printable(name: str) -> str:
+    return name.encode("utf-8", "replace").decode()[:200]

@@ -1,0 +1,145 @@
+"""The actors' weights, as safetensors files named by their content.
+
+Here: writing and reading them with their ``ModelSpec``. Not here: checkpoints (core/checkpoint.py), or which
+model is whose (the warehouse). Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from postval_assets.core.failures import Rejected, Unavailable
+from postval_assets.core.model_spec import ActivationBasis, LayerKind, LayerSpec, ModelSpec, VersionBasis
+
+Float32 = npt.NDArray[np.float32]
+
+# One key only: the format keeps its metadata in no particular order, and equal models must give equal files.
+_SPEC_KEY = "postval.model_spec"
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """A model in the store.
+
+    Attributes:
+        sha256: of the file: the model's identity.
+        relative_path: under the store's root, with slashes.
+        size_bytes: of the file.
+    """
+
+    sha256: str
+    relative_path: str
+    size_bytes: int
+
+
+class ModelStore:
+    """Weights as ``root/<first two of sha256>/<sha256>.safetensors``."""
+
+    def __init__(self, root: Path) -> None:
+        """Take the folder; it is made when something is put there."""
+        self._root = root
+
+    def path_of(self, sha256: str) -> Path:
+        """Where the model of that content is or would be kept."""
+        return self._root / _relative(sha256)
+
+    def put(self, tensors: Mapping[str, Float32], spec: ModelSpec) -> StoredModel:
+        """Keep a model; the same model again is the same file.
+
+        Args:
+            tensors: float32 arrays that ``spec.layers`` name.
+            spec: the model's facts.
+
+        Raises:
+            Unavailable: the disk refused.
+        """
+        from safetensors.numpy import save
+
+        arrays = {name: np.ascontiguousarray(tensors[name], dtype=np.float32) for name in sorted(tensors)}
+        content = save(arrays, metadata={_SPEC_KEY: spec_to_json(spec)})
+        sha256 = hashlib.sha256(content).hexdigest()
+        relative = _relative(sha256)
+        target = self._root / relative
+        try:
+            if not (target.is_file() and target.read_bytes() == content):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                part = target.with_name(f".{target.name}.part")
+                part.write_bytes(content)
+                part.replace(target)
+        except OSError as error:
+            raise Unavailable(f"weights could not be written to {target}: {error}") from error
+        return StoredModel(sha256, str(relative), len(content))
+
+    def load(self, model: str | Path, *, verify: bool = False) -> tuple[ModelSpec, dict[str, Float32]]:
+        """A model by its SHA-256 or its path (absolute, or relative to the root).
+
+        Args:
+            model: which.
+            verify: hold the file's content against its name first.
+
+        Raises:
+            Rejected: damaged, or not written by this store.
+            Unavailable: it is not there, or could not be read.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        path = self._root / model if isinstance(model, Path) or "/" in model else self.path_of(model)
+        try:
+            if verify and hashlib.sha256(path.read_bytes()).hexdigest() != path.stem:
+                raise Rejected(
+                    f"{path} is damaged: its content does not have the SHA-256 that it is named by"
+                )
+            with safe_open(str(path), framework="numpy") as file:
+                text = (file.metadata() or {}).get(_SPEC_KEY)
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        except OSError as error:
+            raise Unavailable(f"weights {path} could not be read: {error}") from error
+        except SafetensorError as error:
+            raise Rejected(f"{path} is damaged: {error}") from error
+        if text is None:
+            raise Rejected(f"{path} does not say which model it is; expected a file written by this store")
+        return spec_from_json(text), tensors
+
+
+def spec_to_json(spec: ModelSpec) -> str:
+    """A model's facts as text, the same for equal facts."""
+    return json.dumps(asdict(spec), sort_keys=True, default=datetime.isoformat)
+
+
+def spec_from_json(text: str) -> ModelSpec:
+    """The facts that ``spec_to_json`` wrote.
+
+    Raises:
+        Rejected: not its text, or of an incompatible version.
+    """
+    try:
+        fields: dict[str, Any] = json.loads(text)
+        fields["layers"] = tuple(
+            LayerSpec(**{**layer, "kind": LayerKind(layer["kind"])}) for layer in fields["layers"]
+        )
+        fields["model_version_basis"] = VersionBasis(fields["model_version_basis"])
+        fields["activation_basis"] = ActivationBasis(fields["activation_basis"])
+        for name in ("hidden_dims", "account_features", "feature_names", "action_meanings"):
+            fields[name] = None if fields[name] is None else tuple(fields[name])
+        for name in ("train_start", "train_end"):
+            fields[name] = None if fields[name] is None else datetime.fromisoformat(fields[name])
+        return ModelSpec(**fields)
+    except (ValueError, TypeError, KeyError) as error:
+        raise Rejected(
+            f"a stored model's facts cannot be read: {ascii(str(error))[:120]}; extract it again"
+        ) from error
+
+
+def _relative(sha256: str) -> PurePosixPath:
+    if len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"):
+        raise Rejected(f"{ascii(sha256)[:80]} is not a SHA-256; expected 64 of 0-9 and a-f")
+    return PurePosixPath(sha256[:2]) / f"{sha256}.safetensors"

@@ -1,0 +1,193 @@
+"""Stage ``extracted_models``: checkpoints out of the stored archive, weights into the store, a row for every model.
+
+Here: the order of it, and what each row holds. Not here: reading a zip, a summary or a checkpoint safely (io, core).
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from postval_assets.core.checkpoint import read_checkpoint
+from postval_assets.core.failures import Rejected, Unavailable
+from postval_assets.core.features.registry import resolve_feature_set
+from postval_assets.core.model_spec import Incompatible, ModelSpec
+from postval_assets.core.summary import TrainingSummary, parse_summary
+from postval_assets.io.archive_file import ArchiveFile, open_archive
+from postval_assets.io.warehouse import Change, Replace, Update
+from postval_assets.pipeline.archives import ListedModel, archive_limits, archive_row, list_models, relative
+from postval_assets.pipeline.platform import Platform, StageReport, SymbolReport
+
+Row = dict[str, object]
+
+
+def store_archive(platform: Platform, archive_id: str, *, run_id: str) -> Path:
+    """The archive's file in the store, moved there from the inbox where it has not been yet.
+
+    Raises:
+        Rejected: for an unknown archive, or a file that is in neither place.
+    """
+    row = archive_row(platform, archive_id)
+    path = platform.archives.path_of(row["sha256"])
+    if not path.is_file():
+        delivered = platform.settings.inbox / row["file_name"]
+        if not delivered.is_file():
+            raise Rejected(
+                f"archive {archive_id} ({row['file_name']}) is neither in the inbox nor in the store: deliver it again"
+            )
+        path = platform.archives.adopt(delivered, row["sha256"], row["size_bytes"])
+    stored = relative(platform, path)
+    if row["stored_path"] != stored:
+        change = Update("training_archives", {"archive_id": archive_id}, {"stored_path": stored})
+        platform.warehouse.write([change], run_id=run_id, now=platform.now())
+    return path
+
+
+def extract_models(platform: Platform, archives: Mapping[str, str], *, run_id: str) -> StageReport:
+    """Read every model of these symbols out of its archive; a bad one is a row with its reason.
+
+    Args:
+        platform: settings, stores and warehouse.
+        archives: archive_id by symbol.
+        run_id: goes into the rows.
+
+    Raises:
+        Unavailable: once, after all other models are done.
+    """
+    by_archive: dict[str, list[str]] = {}
+    for symbol, archive_id in archives.items():
+        by_archive.setdefault(archive_id, []).append(symbol)
+    reports: list[SymbolReport] = []
+    unavailable: list[str] = []
+    for archive_id, symbols in by_archive.items():
+        path = store_archive(platform, archive_id, run_id=run_id)
+        with open_archive(path, archive_limits(platform)) as archive:
+            summary = parse_summary(archive.read_summary())
+            listed = [m for m in list_models(archive.plan, summary) if m.addressable]
+            changes: list[Change] = []
+            for symbol in symbols:
+                rows: list[Row] = []
+                for model in (m for m in listed if m.symbol == symbol):
+                    try:
+                        rows.append(_model_row(platform, archive_id, archive, model))
+                    except (Unavailable, OSError) as error:
+                        unavailable.append(f"{symbol} {model.timeframe}: {error}")
+                keys = [{"archive_id": archive_id, "symbol": symbol}]
+                changes.append(Replace("extracted_models", keys, rows))
+                changes.append(Replace("training_claims", keys, _claim_rows(archive_id, symbol, summary)))
+                problems = tuple(f"{r['timeframe']}: {r['status']}, {r['reason']}" for r in rows if r["status"] != "OK")
+                reports.append(SymbolReport(symbol, len(rows), problems=problems))
+        platform.warehouse.write(changes, run_id=run_id, now=platform.now())
+        _count(platform, archive_id, run_id)
+    if unavailable:
+        raise Unavailable(f"{len(unavailable)} model(s) could not be extracted: " + "; ".join(unavailable))
+    return StageReport(tuple(reports))
+
+
+def _model_row(platform: Platform, archive_id: str, archive: ArchiveFile, model: ListedModel) -> Row:
+    keys: Row = {"archive_id": archive_id, "symbol": model.symbol, "timeframe": model.timeframe}
+    if model.entry is None:
+        return {**keys, "status": "REJECTED", "reason": model.problem}
+    keys["entry_name"] = model.entry.entry.name
+    settings = platform.settings
+    platform.scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=platform.scratch) as folder:
+        # The file's name is ours: nothing of the archive's reaches the disk but the bytes.
+        file = Path(folder) / "checkpoint.pt"
+        try:
+            archive.copy_entry_to(model.entry.entry, file)
+            checkpoint = read_checkpoint(
+                file,
+                allowed_config_prefixes=settings.config_prefixes,
+                default_activation=settings.default_activation,
+            )
+        except Incompatible as error:
+            return {**keys, "status": "INCOMPATIBLE", "reason": str(error)}
+        except Rejected as error:
+            return {**keys, "status": "REJECTED", "reason": str(error)}
+    spec = checkpoint.spec
+    facts = {**keys, **spec_columns(spec)}
+    try:
+        feature_set, basis = resolve_feature_set(
+            platform.feature_sets,
+            named=spec.feature_set,
+            feature_names=spec.feature_names,
+            configured=_configured(settings.feature_sets, archive_id, spec),
+            n_features=spec.n_features,
+            account_features=spec.account_features,
+        )
+    except Rejected as error:
+        return {**facts, "status": "INCOMPATIBLE", "reason": str(error)}
+    stored = platform.models.put(checkpoint.tensors, spec)
+    return {
+        **facts,
+        "model_sha256": stored.sha256,
+        "weights_path": relative(platform, platform.models.path_of(stored.sha256)),
+        "feature_set": feature_set.name,
+        "feature_set_version": feature_set.version,
+        "feature_set_basis": basis.value,
+        "status": "OK",
+        "reason": "; ".join(checkpoint.notes) or None,
+    }
+
+
+def _configured(feature_sets: Mapping[str, str], archive_id: str, spec: ModelSpec) -> str | None:
+    """The set that the user mapped this archive or version to; the archive is the closer word."""
+    return feature_sets.get(archive_id) or feature_sets.get(spec.model_version)
+
+
+def spec_columns(spec: ModelSpec) -> Row:
+    """A model's facts as columns."""
+    return {
+        "model_version": spec.model_version,
+        "model_version_basis": spec.model_version_basis.value,
+        "activation": spec.activation,
+        "activation_basis": spec.activation_basis.value,
+        "n_features": spec.n_features,
+        "n_actions": spec.n_actions,
+        "obs_dim": spec.obs_dim,
+        "window": spec.window,
+        "hidden_dims": list(spec.hidden_dims),
+        "n_parameters": spec.n_parameters,
+        "global_step": spec.global_step,
+        "train_start": spec.train_start,
+        "train_end": spec.train_end,
+    }
+
+
+def _claim_rows(archive_id: str, symbol: str, summary: TrainingSummary) -> list[Row]:
+    return [
+        {
+            "archive_id": archive_id,
+            "symbol": symbol,
+            "timeframe": claims.timeframe.value,
+            "fitness_history": list(claims.fitness_score),
+            "profit_factor_history": list(claims.profit_factor),
+            "consistency_history": list(claims.consistency),
+            "max_drawdown_history": list(claims.max_drawdown),
+            "problem": claims.problem,
+        }
+        for claims in summary.claims.values()
+        if claims.symbol == symbol
+    ]
+
+
+def _count(platform: Platform, archive_id: str, run_id: str) -> None:
+    """Bring the archive's row up to what was extracted so far."""
+    found = platform.warehouse.rows(
+        """
+        SELECT len(a.models) AS n_listed, a.status,
+               (SELECT count(*) FROM extracted_models m WHERE m.archive_id = a.archive_id
+                AND list_contains(a.models, m.symbol || '_' || m.timeframe)) AS n_extracted,
+               (SELECT count(*) FROM extracted_models m
+                WHERE m.archive_id = a.archive_id AND m.status <> 'OK') AS n_rejected
+        FROM training_archives a WHERE a.archive_id = ?
+        """,
+        (archive_id,),
+    )[0]
+    values: dict[str, object] = {"n_rejected": found["n_rejected"]}
+    if found["n_extracted"] == found["n_listed"] and found["status"] == "RECEIVED":
+        values["status"] = "EXTRACTED"
+    change = Update("training_archives", {"archive_id": archive_id}, values)
+    platform.warehouse.write([change], run_id=run_id, now=platform.now())

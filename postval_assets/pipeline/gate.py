@@ -1,0 +1,89 @@
+"""Stage ``gating_scores``: the claims of training against the thresholds.
+
+Here: one row a model. Not here: the rules (core.gating).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from postval_assets.core.evaluation import digest_of
+from postval_assets.core.gating import gate
+from postval_assets.io.warehouse import Replace
+from postval_assets.pipeline.platform import Platform, StageReport, SymbolReport
+
+_MODELS = """
+SELECT m.archive_id, m.symbol, m.timeframe, c.fitness_history, c.profit_factor_history, c.consistency_history,
+       c.max_drawdown_history, c.symbol IS NULL AS unclaimed, c.problem, a.reward_scale, a.validation_interval
+FROM extracted_models m
+JOIN training_archives a USING (archive_id)
+LEFT JOIN training_claims c USING (archive_id, symbol, timeframe)
+WHERE m.archive_id = ? AND m.symbol = ?
+ORDER BY m.timeframe
+"""
+
+
+def gate_models(platform: Platform, archives: Mapping[str, str], *, run_id: str) -> StageReport:
+    """Classify every model of these symbols.
+
+    Args:
+        platform: settings and warehouse.
+        archives: archive_id by symbol.
+        run_id: goes into the rows.
+    """
+    changes: list[Replace] = []
+    reports = []
+    for symbol, archive_id in archives.items():
+        models = platform.warehouse.rows(_MODELS, (archive_id, symbol))
+        rows = [gate_row(model, platform) for model in models]
+        changes.append(Replace("gating_scores", [{"archive_id": archive_id, "symbol": symbol}], rows))
+        problems = tuple(f"{r['timeframe']}: INVALID, {r['reason']}" for r in rows if r["classification"] == "INVALID")
+        reports.append(SymbolReport(symbol, len(rows), problems=problems))
+    platform.warehouse.write(changes, run_id=run_id, now=platform.now())
+    return StageReport(tuple(reports))
+
+
+def gate_row(model: Mapping[str, Any], platform: Platform) -> dict[str, object]:
+    """The row of one model, from its claims."""
+    thresholds = platform.settings.gate_thresholds
+    histories = {
+        name: tuple(model[f"{name}_history"] or ())
+        for name in ("fitness", "profit_factor", "consistency", "max_drawdown")
+    }
+    problem = "the training summary has no metrics for this model" if model["unclaimed"] else model["problem"]
+    result = gate(
+        fitness_history=histories["fitness"],
+        profit_factor_history=histories["profit_factor"],
+        consistency_history=histories["consistency"],
+        max_drawdown_history=histories["max_drawdown"],
+        problem=problem,
+        reward_scale=model["reward_scale"],
+        validation_interval=model["validation_interval"],
+        thresholds=thresholds,
+    )
+    return {
+        "archive_id": model["archive_id"],
+        "symbol": model["symbol"],
+        "timeframe": model["timeframe"],
+        "fitness": result.fitness,
+        "profit_factor": result.profit_factor,
+        "consistency": result.consistency,
+        "max_drawdown": result.max_drawdown,
+        "classification": result.classification.value,
+        "flags": [flag.value for flag in result.flags],
+        "use_checkpoint": result.use_checkpoint,
+        "checkpoint_index": result.checkpoint_index,
+        "checkpoint_update": result.checkpoint_update,
+        "thresholds_version": result.thresholds_version,
+        "reason": result.reason,
+        "inputs_digest": digest_of(
+            {
+                "histories": histories,
+                "problem": problem,
+                "reward_scale": model["reward_scale"],
+                "validation_interval": model["validation_interval"],
+                "thresholds": repr(thresholds),
+            }
+        ),
+    }

@@ -1,0 +1,138 @@
+"""Tables for the terminal: gating, PER-FOLD ANALYSIS, decisions.
+
+Here: layout of given rows. Not here: reading them, or judging them.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+Row = Mapping[str, Any]
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Columns aligned under their headers; numbers to the right, words to the left."""
+    cells = [[_cell(value) for value in row] for row in rows]
+    widths = [max([len(h), *(len(row[i]) for row in cells)]) for i, h in enumerate(headers)]
+    right = [
+        bool(rows) and all(row[i] is None or isinstance(row[i], int | float) for row in rows)
+        for i in range(len(headers))
+    ]
+
+    def line(values: Sequence[str]) -> str:
+        parts = [v.rjust(w) if r else v.ljust(w) for v, w, r in zip(values, widths, right, strict=True)]
+        return "  ".join(parts).rstrip()
+
+    return "\n".join([line(headers), line(["-" * w for w in widths]), *(line(row) for row in cells)])
+
+
+def gating_table(rows: Sequence[Row]) -> str:
+    """Intake and gate of each model; the training max drawdown is always called a proxy."""
+    headers = ("symbol", "timeframe", "version", "status", "gate", "fitness", "PF", "consist.", "maxDD proxy", "flags")
+    body = []
+    for r in rows:
+        notes = list(r["flags"] or [])
+        if r["use_checkpoint"]:
+            update = r["checkpoint_update"]
+            where = f"update {update}" if update is not None else f"validation {r['checkpoint_index']}"
+            notes.append(f"checkpoint at {where} was better")
+        if r["feature_set_basis"] == "ASSUMED":
+            notes.append("features ASSUMED")
+        if r["activation_basis"] == "ASSUMED":
+            notes.append("activation ASSUMED")
+        notes += [reason for reason in (r["gate_reason"], r["reason"]) if reason]
+        figures = [_number(r[name], 2) for name in ("fitness", "profit_factor", "consistency", "max_drawdown")]
+        body.append(
+            (r["symbol"], r["timeframe"], r["model_version"], r["status"], r["classification"], *figures, "; ".join(notes))
+        )
+    return table(headers, body)
+
+
+def fold_analysis(summary: Row, folds: Sequence[Row]) -> str:
+    """PER-FOLD ANALYSIS of one model over one plan, as the old script printed it, with a grade for each line."""
+    head = f"PER-FOLD ANALYSIS  {summary['symbol']} {summary['timeframe']}, plan {summary['plan']}"
+    lines = [f"{head}, as of {instant(summary['as_of'])}"]
+    lines += [_fold_line(fold) for fold in folds]
+    stability = summary["stability_grade"]
+    expected = summary["sharpe_std_expected"]
+    chance = "" if expected is None else f"; sampling alone gives +/- {expected:.2f}"
+    lines += [
+        f"  Sharpe Range: {_number(summary['sharpe_min'], 2)} to {_number(summary['sharpe_max'], 2)}  {stability}",
+        f"  Sharpe Mean: {_number(summary['sharpe_mean'], 2)} (+/- {_number(summary['sharpe_std'], 2)})  "
+        f"{stability}{chance}",
+        f"  Positive Folds: {summary['positive_folds']}/{summary['n_folds']}  {summary['consistency_grade']}",
+        f"  Returns: {_percent(summary['return_min'])} to {_percent(summary['return_max'])}  "
+        f"{summary['profitability_grade']}",
+    ]
+    overlaps = sorted({f["training_overlap"] for f in folds} - {"OUT_OF_SAMPLE"})
+    if overlaps:
+        count = sum(f["training_overlap"] != "OUT_OF_SAMPLE" for f in folds)
+        lines.append(f"  Not shown to be out of sample: {count} of {len(folds)} folds ({', '.join(overlaps)})")
+    return "\n".join(lines)
+
+
+def _fold_line(fold: Row) -> str:
+    when = f"{_day(fold['start_ts'])} .. {_day(fold['end_ts'])}"
+    head = f"  Fold {fold['fold']:>2}  {when}  {fold['n_bars']:>5} bars"
+    if fold["total_return"] is None:
+        return f"{head}  {fold['status']}: {fold['reason']}"
+    figures = (
+        f"return {_percent(fold['total_return']):>8}  Sharpe {_number(fold['sharpe'], 2):>6}  "
+        f"max DD {_percent(fold['max_drawdown']):>7}  trades {fold['n_trades']:>4}"
+    )
+    return f"{head}  {figures}  {fold['training_overlap']}" + ("" if fold["status"] == "OK" else f"  {fold['status']}")
+
+
+def backtest_table(rows: Sequence[Row]) -> str:
+    """The last 30 days of each model."""
+    headers = ("symbol", "timeframe", "30-day return", "buy and hold", "Sharpe", "max DD", "trades", "training", "status")
+    body = [
+        (
+            r["symbol"],
+            r["timeframe"],
+            _percent(r["total_return"]),
+            _percent(r["buy_and_hold_return"]),
+            _number(r["sharpe"], 2),
+            _percent(r["max_drawdown"]),
+            r["n_trades"],
+            r["training_overlap"],
+            r["status"] if r["reason"] is None else f"{r['status']}: {r['reason']}",
+        )
+        for r in rows
+    ]
+    return table(headers, body)
+
+
+def decision_table(rows: Sequence[Row]) -> str:
+    """The decision of each model and plan, with its reasons."""
+    headers = ("symbol", "timeframe", "plan", "decision", "reasons")
+    body = [(r["symbol"], r["timeframe"], r["plan"], r["decision"], "; ".join(r["reasons"])) for r in rows]
+    return table(headers, body)
+
+
+def instant(value: datetime | None) -> str:
+    """A time in UTC, to the minute."""
+    return "-" if value is None else value.strftime("%Y-%m-%d %H:%MZ")
+
+
+def _day(value: datetime | None) -> str:
+    return "----------" if value is None else value.strftime("%Y-%m-%d")
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value * 100:+.2f}%"
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    # Names come out of archives: nothing of them may steer a terminal.
+    return "".join(c if unicodedata.category(c)[0] != "C" else " " for c in text)

@@ -1,0 +1,268 @@
+"""One frozen settings object, read once and passed on: defaults, environment ``POSTVAL_*`` and ``postval.toml``.
+
+Here: every setting with its default and its meaning (docs/settings.md is made from this file). Not here: what the
+settings do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from postval_assets.core.costs import ExecutionRules
+from postval_assets.core.decision import POLICIES
+from postval_assets.core.failures import Rejected
+from postval_assets.core.folds import PLANS
+from postval_assets.core.gating import THRESHOLD_SETS, MetricLimits, Thresholds
+from postval_assets.core.instruments import AssetClass, Timeframe, parse_symbol
+from postval_assets.core.walk_forward import GradeLimits
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+class ThresholdTable(BaseModel):
+    """A user's own gating thresholds in postval.toml: ``[thresholds.NAME]``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    approve: dict[str, float]
+    review: dict[str, float]
+
+
+class Settings(BaseSettings):
+    """All settings of postval."""
+
+    model_config = SettingsConfigDict(env_prefix="POSTVAL_", extra="forbid", frozen=True, toml_file=None)
+
+    data_dir: Path = Field(Path("data"), description="Where everything that runs write goes; it can be moved.")
+    sample_dir: Path = Field(REPOSITORY / "data" / "sample", description="The bundled sample.")
+    inbox_dir: Path | None = Field(None, description="Where archives are dropped; `DATA_DIR/inbox` where not set.")
+    port: int = Field(3000, ge=1, le=65535, description="Port of the web UI on 127.0.0.1.")
+
+    bars_source: str = Field("sample", description="`sample`, `parquet:DIR` or `csv:DIR`.")
+    base_timeframe: Timeframe = Field(
+        Timeframe.HOUR_1, description="Bars are stored in this timeframe; longer ones are made from it."
+    )
+    symbol_classes: dict[str, AssetClass] = Field(
+        default_factory=dict, description="Exceptions to the asset class that a symbol's name implies."
+    )
+
+    plans: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("180d",), description="Walk-forward plans of an arriving archive (180d, 365d); a list or comma-separated."
+    )
+    thresholds_version: str = Field("v2.4.5", description="Gating thresholds: v2.4.5, v4.1.0 or one of your own.")
+    thresholds: dict[str, ThresholdTable] = Field(
+        default_factory=dict, description="Your own threshold sets, `[thresholds.NAME]` with `approve` and `review`."
+    )
+    include_dropped: bool = Field(False, description="Evaluate models that the gate dropped, too.")
+    decision_policy: str = Field("standard", description="The policy that postval acts on.")
+
+    capital: float = Field(100_000.0, gt=0, description="Starting equity of every block, USD.")
+    safety_buffer: float = Field(0.30, ge=0, lt=1, description="Share of equity that is never allocated.")
+    base_alloc: float = Field(0.15, gt=0, le=1, description="Share of the rest that an order of size 1 uses.")
+    max_position: float = Field(0.20, gt=0, le=1, description="Largest position as a share of equity.")
+    min_order_usd: float = Field(1.0, ge=0, description="Smaller orders are dropped.")
+    equity_fee_bps: float = Field(0.0, ge=0, description="Fee for equities, basis points of traded value.")
+    crypto_fee_bps: float = Field(25.0, ge=0, description="Fee for crypto, basis points of traded value.")
+    slippage_bps: float = Field(5.0, ge=0, description="Slippage, basis points of the price, on every fill.")
+    zero_volume: str = Field(
+        "lapse", pattern="^(lapse|fill)$", description="`lapse`: no fill in a bar of volume 0; `fill`: 0 means unknown."
+    )
+    account_features: str = Field(
+        "live", pattern="^(live|neutral)$", description="`live`: the account's own state; `neutral`: constants."
+    )
+    session: str = Field("all", pattern="^(all|regular)$", description="`regular`: only bars of the regular session.")
+    good_positive_share: float = Field(0.80, description="Positive folds for GOOD and for LIVE.")
+    marginal_positive_share: float = Field(0.60, description="Positive folds for MARGINAL and for PAPER.")
+    good_sharpe_std: float = Field(1.0, description="Sharpe spread below this is GOOD.")
+    marginal_sharpe_std: float = Field(2.0, description="Sharpe spread up to this is MARGINAL.")
+    lucky_positive_share: float = Field(0.40, description="A profit with at most this share is ONE_LUCKY_PERIOD.")
+
+    default_activation: str = Field("relu", description="Activation where a checkpoint does not name one.")
+    feature_sets: dict[str, str] = Field(
+        default_factory=dict, description="Feature set by archive id or model version (CONFIGURED)."
+    )
+    config_prefixes: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("alpaca_trading.",), description="Modules whose config classes a checkpoint may name; read as inert records."
+    )
+    device: str = Field("auto", description="`auto` (CUDA where present), `cpu` or `cuda`.")
+
+    max_models: int = Field(500, ge=1, description="Models in an archive.")
+    max_checkpoint_mb: int = Field(2048, ge=1, description="Size of one checkpoint, unpacked.")
+    max_archive_gb: int = Field(200, ge=1, description="Size of an archive's checkpoints together, unpacked.")
+    unreadable_after_minutes: float = Field(
+        10.0, ge=0, description="An unreadable file is rejected after so long without change (a slow copy looks cut)."
+    )
+    lock_timeout_s: float = Field(60.0, gt=0, description="Longest wait for the warehouse.")
+    symbols_per_run: int = Field(50, ge=1, le=500, description="Symbols in one run.")
+
+    @field_validator("plans", "config_prefixes", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("plans")
+    @classmethod
+    def _known_plans(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = [name for name in value if name not in PLANS]
+        if unknown or not value:
+            raise ValueError(f"unknown plan {', '.join(unknown) or '(none)'}; expected some of {', '.join(PLANS)}")
+        return tuple(dict.fromkeys(value))
+
+    @field_validator("symbol_classes")
+    @classmethod
+    def _bare_symbols(cls, value: dict[str, AssetClass]) -> dict[str, AssetClass]:
+        try:
+            return {parse_symbol(symbol): asset_class for symbol, asset_class in value.items()}
+        except Rejected as error:
+            raise ValueError(str(error)) from error
+
+    @field_validator("decision_policy")
+    @classmethod
+    def _known_policy(cls, value: str) -> str:
+        if value not in POLICIES:
+            raise ValueError(f"unknown policy {value!r}; expected one of {', '.join(POLICIES)}")
+        return value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic's signature
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments win over the environment, the environment over postval.toml, that over the defaults."""
+        file = _settings_file()
+        toml = (TomlConfigSettingsSource(settings_cls, toml_file=file),) if file is not None else ()
+        return (init_settings, env_settings, *toml)
+
+    @property
+    def inbox(self) -> Path:
+        """Where archives are dropped."""
+        return self.inbox_dir or self.data_dir / "inbox"
+
+    @cached_property
+    def execution_rules(self) -> ExecutionRules:
+        """The numbers of execution."""
+        return ExecutionRules(
+            capital=self.capital,
+            safety_buffer=self.safety_buffer,
+            base_alloc=self.base_alloc,
+            max_position=self.max_position,
+            min_order_usd=self.min_order_usd,
+            equity_fee_bps=self.equity_fee_bps,
+            crypto_fee_bps=self.crypto_fee_bps,
+            slippage_bps=self.slippage_bps,
+            zero_volume_fills=self.zero_volume == "fill",
+            neutral_account_features=self.account_features == "neutral",
+        )
+
+    @cached_property
+    def grade_limits(self) -> GradeLimits:
+        """Limits of grades and of the standard decision."""
+        return GradeLimits(
+            good_positive_share=self.good_positive_share,
+            marginal_positive_share=self.marginal_positive_share,
+            good_sharpe_std=self.good_sharpe_std,
+            marginal_sharpe_std=self.marginal_sharpe_std,
+            lucky_positive_share=self.lucky_positive_share,
+        )
+
+    @cached_property
+    def gate_thresholds(self) -> Thresholds:
+        """The gating thresholds in force; raises Rejected where their name is unknown or their table is wrong."""
+        name = self.thresholds_version
+        if name in self.thresholds:
+            if name in THRESHOLD_SETS:
+                raise Rejected(f"thresholds {name} are built in: give your own set another name")
+            table = self.thresholds[name]
+            try:
+                return Thresholds(name, MetricLimits(**table.approve), MetricLimits(**table.review))
+            except TypeError as error:
+                raise Rejected(
+                    f"thresholds.{name} in postval.toml: {error}; "
+                    "expected fitness, profit_factor, consistency, max_drawdown in approve and in review"
+                ) from error
+        if name in THRESHOLD_SETS:
+            return THRESHOLD_SETS[name]
+        known = ", ".join([*THRESHOLD_SETS, *self.thresholds])
+        raise Rejected(f"thresholds_version {name!r} is unknown: expected one of {known}")
+
+    def evaluation_digest(self) -> str:
+        """Digest of the settings that a fold's result depends on."""
+        chosen: dict[str, Any] = {**self.execution_rules.as_dict(), "session": self.session}
+        return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Settings from overrides, environment and file, with an absolute data directory.
+
+    Raises:
+        Rejected: one line a wrong setting, with its name and what is expected.
+    """
+    try:
+        settings = Settings(**{k: v for k, v in overrides.items() if v is not None})  # type: ignore[arg-type]
+    except ValidationError as error:
+        lines = [f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in error.errors()]
+        raise Rejected("settings: " + "; ".join(lines) + " (POSTVAL_* variables or postval.toml)") from error
+    except ValueError as error:
+        raise Rejected(f"settings: postval.toml cannot be read: {error}") from error
+    return settings.model_copy(
+        update={
+            "data_dir": settings.data_dir.expanduser().absolute(),
+            "bars_source": _absolute_source(settings.bars_source),
+            "inbox_dir": settings.inbox_dir.expanduser().absolute() if settings.inbox_dir else None,
+            "sample_dir": settings.sample_dir.expanduser().absolute(),
+        }
+    )
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """What another process needs to come to the same data directory and the same bars."""
+    return {
+        "POSTVAL_DATA_DIR": str(settings.data_dir),
+        "POSTVAL_BARS_SOURCE": settings.bars_source,
+        "DAGSTER_HOME": str(settings.data_dir / "dagster"),
+    }
+
+
+def child_environment(settings: Settings) -> dict[str, str]:
+    """The whole environment of a child process that works on this data directory."""
+    return {**os.environ, **environment(settings), "PYTHONUNBUFFERED": "1"}
+
+
+def export_environment(settings: Settings) -> None:
+    """Bring this process to the data directory: Dagster finds its instance by the environment only."""
+    os.environ.update(environment(settings))
+
+
+def _absolute_source(spec: str) -> str:
+    """``kind:DIR`` with an absolute DIR: other processes may run in another folder."""
+    kind, colon, folder = spec.partition(":")
+    return f"{kind}:{Path(folder).expanduser().absolute()}" if colon and folder else spec
+
+
+def _settings_file() -> Path | None:
+    named = os.environ.get("POSTVAL_SETTINGS_FILE")
+    if named:
+        path = Path(named)
+        if not path.is_file():
+            raise Rejected(f"settings: POSTVAL_SETTINGS_FILE names {path}, which is not a file")
+        return path
+    path = Path("postval.toml")
+    return path if path.is_file() else None
