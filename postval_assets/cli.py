@@ -24,7 +24,7 @@ DECISIONS = ("LIVE", "PAPER", "RETRAIN", "DROP")
 class _Main(click.Group):
     """A group whose failures are one readable line and exit code 1."""
 
-    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's signature
+    def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except PostvalError as error:
@@ -46,7 +46,9 @@ def _examples(*lines: str) -> str:
         "postval doctor                                  what is wrong, and its mend",
     ),
 )
-@click.option("--data-dir", type=click.Path(path_type=Path), help="Data directory (default data/; POSTVAL_DATA_DIR).")
+@click.option(
+    "--data-dir", type=click.Path(path_type=Path), help="Data directory (default data/; POSTVAL_DATA_DIR)."
+)
 @click.option("--bars", "bars_source", help="Bars: sample, parquet:DIR or csv:DIR (POSTVAL_BARS_SOURCE).")
 @click.pass_context
 def main(ctx: click.Context, data_dir: Path | None, bars_source: str | None) -> None:
@@ -75,7 +77,7 @@ def _names(text: str | None, known: Sequence[str] | None = None) -> tuple[str, .
     unknown = [n for n in names if known is not None and n not in known]
     if not names or unknown:
         expected = ", ".join(known) if known else "names separated by commas"
-        raise Rejected(f"{ascii(text)} is not understood: expected {expected}")
+        raise Rejected(f"{text!a} is not understood: expected {expected}")
     return names
 
 
@@ -85,7 +87,9 @@ def _instant(text: str | None) -> datetime | None:
     return None if text is None else parse_instant(text)
 
 
-@main.command(epilog=_examples("postval demo", "postval --data-dir data/demo up      then browse what it left"))
+@main.command(
+    epilog=_examples("postval demo", "postval --data-dir data/demo up      then browse what it left")
+)
 @click.pass_context
 def demo(ctx: click.Context) -> None:
     """The whole job on the bundled sample, in a directory of its own, through the real daemon and sensor."""
@@ -111,7 +115,9 @@ def up(ctx: click.Context, port: int | None) -> None:
     require_free_port(settings.port)
     prepare_home(settings)
     write_dotenv(settings, Path.cwd())
-    click.echo(f"postval: http://127.0.0.1:{settings.port}   inbox: {settings.inbox}   stop with Ctrl-C", err=True)
+    click.echo(
+        f"postval: http://127.0.0.1:{settings.port}   inbox: {settings.inbox}   stop with Ctrl-C", err=True
+    )
     with running(dev_command(settings), settings, None) as process:
         try:
             code = process.wait()
@@ -147,7 +153,9 @@ def ingest(ctx: click.Context, file: Path) -> None:
 @click.option("--plan", help="Walk-forward plans: 180d, 365d or both (default: the setting plans).")
 @click.option("--as-of", help="Evaluate at the newest bar complete by this time, e.g. 2025-03-01T00:00:00Z.")
 @click.pass_context
-def validate(ctx: click.Context, file: Path, symbols: str | None, plan: str | None, as_of: str | None) -> None:
+def validate(
+    ctx: click.Context, file: Path, symbols: str | None, plan: str | None, as_of: str | None
+) -> None:
     """One archive to its decisions, by the same assets in this process; exit 0 when every model has one."""
     _log_to_terminal()
     settings = _settings(ctx)
@@ -177,7 +185,9 @@ def validate(ctx: click.Context, file: Path, symbols: str | None, plan: str | No
 @click.option("--model", type=click.Path(path_type=Path, exists=True, dir_okay=False), required=True)
 @click.option("--days", type=click.IntRange(1, 3650), default=180, show_default=True)
 @click.option("--capital", type=float, help="Starting equity of every block, USD (default 100000).")
-@click.option("--walk-forward", "n_folds", type=click.IntRange(1, 1000), default=1, help="Blocks (default 1).")
+@click.option(
+    "--walk-forward", "n_folds", type=click.IntRange(1, 1000), default=1, help="Blocks (default 1)."
+)
 @click.option("--symbol", help="Where the file's name does not say it.")
 @click.option("--as-of", help="Evaluate at the newest bar complete by this time.")
 @click.pass_context
@@ -245,7 +255,9 @@ def stage(
 ) -> None:
     """The original checkpoints of chosen models into DIR/models/rl_symbols/, with a manifest."""
     if (classification is None) == (decision is None):
-        raise Rejected("give one of --classification (such as APPROVED,REVIEW) and --decision (such as LIVE,PAPER)")
+        raise Rejected(
+            "give one of --classification (such as APPROVED,REVIEW) and --decision (such as LIVE,PAPER)"
+        )
     from postval_assets.pipeline.platform import open_platform
     from postval_assets.pipeline.reading import newest_archive
     from postval_assets.pipeline.staging import stage_models
@@ -273,7 +285,9 @@ def stage(
     )
 )
 @click.argument("query")
-@click.option("--format", "style", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
+@click.option(
+    "--format", "style", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True
+)
 @click.pass_context
 def sql(ctx: click.Context, query: str, style: str) -> None:
     """A query on data/postval.duckdb, read-only; it works while runs write and while others hold the file."""
@@ -326,7 +340,9 @@ def doctor(ctx: click.Context) -> None:
     from postval_assets.report.text import table
 
     findings = examine(_settings(ctx))
-    click.echo(table(("", "what", "found", "mend"), [(f.severity, f.what, f.found, f.mend or "") for f in findings]))
+    click.echo(
+        table(("", "what", "found", "mend"), [(f.severity, f.what, f.found, f.mend or "") for f in findings])
+    )
     if any(f.severity is Severity.ERROR for f in findings):
         sys.exit(1)
 

@@ -47,9 +47,13 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="POSTVAL_", extra="forbid", frozen=True, toml_file=None)
 
-    data_dir: Path = Field(Path("data"), description="Where everything that runs write goes; it can be moved.")
+    data_dir: Path = Field(
+        Path("data"), description="Where everything that runs write goes; it can be moved."
+    )
     sample_dir: Path = Field(REPOSITORY / "data" / "sample", description="The bundled sample.")
-    inbox_dir: Path | None = Field(None, description="Where archives are dropped; `DATA_DIR/inbox` where not set.")
+    inbox_dir: Path | None = Field(
+        None, description="Where archives are dropped; `DATA_DIR/inbox` where not set."
+    )
     port: int = Field(3000, ge=1, le=65535, description="Port of the web UI on 127.0.0.1.")
 
     bars_source: str = Field("sample", description="`sample`, `parquet:DIR` or `csv:DIR`.")
@@ -61,13 +65,17 @@ class Settings(BaseSettings):
     )
 
     plans: Annotated[tuple[str, ...], NoDecode] = Field(
-        ("180d",), description="Walk-forward plans of an arriving archive (180d, 365d); a list or comma-separated."
+        ("180d",),
+        description="Walk-forward plans of an arriving archive (180d, 365d); a list or comma-separated.",
     )
-    thresholds_version: str = Field("v2.4.5", description="Gating thresholds: v2.4.5, v4.1.0 or one of your own.")
+    thresholds_version: str = Field(
+        "v2.4.5", description="Gating thresholds: v2.4.5, v4.1.0 or one of your own."
+    )
     thresholds: dict[str, ThresholdTable] = Field(
-        default_factory=dict, description="Your own threshold sets, `[thresholds.NAME]` with `approve` and `review`."
+        default_factory=dict,
+        description="Your own threshold sets, `[thresholds.NAME]` with `approve` and `review`.",
     )
-    include_dropped: bool = Field(False, description="Evaluate models that the gate dropped, too.")
+    include_dropped: bool = Field(default=False, description="Evaluate models that the gate dropped, too.")
     decision_policy: str = Field("standard", description="The policy that postval acts on.")
 
     capital: float = Field(100_000.0, gt=0, description="Starting equity of every block, USD.")
@@ -79,24 +87,33 @@ class Settings(BaseSettings):
     crypto_fee_bps: float = Field(25.0, ge=0, description="Fee for crypto, basis points of traded value.")
     slippage_bps: float = Field(5.0, ge=0, description="Slippage, basis points of the price, on every fill.")
     zero_volume: str = Field(
-        "lapse", pattern="^(lapse|fill)$", description="`lapse`: no fill in a bar of volume 0; `fill`: 0 means unknown."
+        "lapse",
+        pattern="^(lapse|fill)$",
+        description="`lapse`: no fill in a bar of volume 0; `fill`: 0 means unknown.",
     )
     account_features: str = Field(
-        "live", pattern="^(live|neutral)$", description="`live`: the account's own state; `neutral`: constants."
+        "live",
+        pattern="^(live|neutral)$",
+        description="`live`: the account's own state; `neutral`: constants.",
     )
-    session: str = Field("all", pattern="^(all|regular)$", description="`regular`: only bars of the regular session.")
+    session: str = Field(
+        "all", pattern="^(all|regular)$", description="`regular`: only bars of the regular session."
+    )
     good_positive_share: float = Field(0.80, description="Positive folds for GOOD and for LIVE.")
     marginal_positive_share: float = Field(0.60, description="Positive folds for MARGINAL and for PAPER.")
     good_sharpe_std: float = Field(1.0, description="Sharpe spread below this is GOOD.")
     marginal_sharpe_std: float = Field(2.0, description="Sharpe spread up to this is MARGINAL.")
-    lucky_positive_share: float = Field(0.40, description="A profit with at most this share is ONE_LUCKY_PERIOD.")
+    lucky_positive_share: float = Field(
+        0.40, description="A profit with at most this share is ONE_LUCKY_PERIOD."
+    )
 
     default_activation: str = Field("relu", description="Activation where a checkpoint does not name one.")
     feature_sets: dict[str, str] = Field(
         default_factory=dict, description="Feature set by archive id or model version (CONFIGURED)."
     )
     config_prefixes: Annotated[tuple[str, ...], NoDecode] = Field(
-        ("alpaca_trading.",), description="Modules whose config classes a checkpoint may name; read as inert records."
+        ("alpaca_trading.",),
+        description="Modules whose config classes a checkpoint may name; read as inert records.",
     )
     device: str = Field("auto", description="`auto` (CUDA where present), `cpu` or `cuda`.")
 
@@ -104,7 +121,9 @@ class Settings(BaseSettings):
     max_checkpoint_mb: int = Field(2048, ge=1, description="Size of one checkpoint, unpacked.")
     max_archive_gb: int = Field(200, ge=1, description="Size of an archive's checkpoints together, unpacked.")
     unreadable_after_minutes: float = Field(
-        10.0, ge=0, description="An unreadable file is rejected after so long without change (a slow copy looks cut)."
+        10.0,
+        ge=0,
+        description="An unreadable file is rejected after so long without change (a slow copy looks cut).",
     )
     lock_timeout_s: float = Field(60.0, gt=0, description="Longest wait for the warehouse.")
     symbols_per_run: int = Field(50, ge=1, le=500, description="Symbols in one run.")
@@ -112,14 +131,20 @@ class Settings(BaseSettings):
     @field_validator("plans", "config_prefixes", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
-        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+        return (
+            tuple(part.strip() for part in value.split(",") if part.strip())
+            if isinstance(value, str)
+            else value
+        )
 
     @field_validator("plans")
     @classmethod
     def _known_plans(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         unknown = [name for name in value if name not in PLANS]
         if unknown or not value:
-            raise ValueError(f"unknown plan {', '.join(unknown) or '(none)'}; expected some of {', '.join(PLANS)}")
+            raise ValueError(
+                f"unknown plan {', '.join(unknown) or '(none)'}; expected some of {', '.join(PLANS)}"
+            )
         return tuple(dict.fromkeys(value))
 
     @field_validator("symbol_classes")

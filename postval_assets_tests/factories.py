@@ -9,7 +9,7 @@ import json
 import sys
 import types
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -213,6 +213,15 @@ def make_checkpoint(
         content.setdefault("config", config)
         torch.save(content, path)
     return path
+
+
+def rewrite_instructions(path: Path, change: Callable[[bytes], bytes]) -> None:
+    """Change the pickle inside a checkpoint, in place."""
+    with zipfile.ZipFile(path) as file:
+        records = [(info.filename, file.read(info)) for info in file.infolist()]
+    with zipfile.ZipFile(path, "w") as file:
+        for name, content in records:
+            file.writestr(name, change(content) if name.endswith("data.pkl") else content)
 
 
 def make_archive(

@@ -12,11 +12,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from postval_assets.commands.home import prepare_home
+import dagster as dg
+
+from postval_assets.commands.home import open_instance, prepare_home
 from postval_assets.commands.servers import daemon_command, running
 from postval_assets.commands.show import results_text
 from postval_assets.core.failures import Rejected, Unavailable
+from postval_assets.defs.sensors import UNFINISHED
 from postval_assets.io.inbox import deliver
+from postval_assets.io.warehouse import query_replica
 from postval_assets.pipeline.platform import Platform, open_platform
 from postval_assets.pipeline.reading import newest_archive, undecided_models
 from postval_assets.settings import Settings
@@ -39,7 +43,9 @@ def sample_archive(settings: Settings) -> Path:
     """The bundled archive; raises Rejected where the sample is not there."""
     found = sorted(settings.sample_dir.glob("*.zip"))
     if not found:
-        raise Rejected(f"no sample archive in {settings.sample_dir}: run from a clone, or set POSTVAL_SAMPLE_DIR")
+        raise Rejected(
+            f"no sample archive in {settings.sample_dir}: run from a clone, or set POSTVAL_SAMPLE_DIR"
+        )
     return found[-1]
 
 
@@ -51,7 +57,9 @@ def fresh_directory(settings: Settings) -> Settings:
             raise Rejected(f"{folder} was not made by a demo and is left alone: move it, or give --data-dir")
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
-    (folder / _MARKER).write_text("Made by postval demo, which empties this folder when it starts.\n", encoding="utf-8")
+    (folder / _MARKER).write_text(
+        "Made by postval demo, which empties this folder when it starts.\n", encoding="utf-8"
+    )
     return settings.model_copy(update={"data_dir": folder, "inbox_dir": None, "bars_source": "sample"})
 
 
@@ -77,7 +85,7 @@ def run_demo(settings: Settings, *, timeout_s: float = 600.0) -> Demo:
                 raise Unavailable(f"the daemon ended with code {daemon.returncode}: see {daemon_log}")
 
         archive_id = wait_for_decisions(platform, timeout_s=timeout_s, check=check, log_file=daemon_log)
-        wait_for_publication(platform, timeout_s=60.0, check=check)
+        wait_until_settled(platform, timeout_s=60.0, check=check)
     return Demo(demo.data_dir, results_text(platform, archive_id, None))
 
 
@@ -91,7 +99,9 @@ def wait_for_decisions(
         check()
         archive_id = newest_archive(platform)
         if archive_id is not None:
-            row = platform.warehouse.rows("SELECT * FROM training_archives WHERE archive_id = ?", (archive_id,))[0]
+            row = platform.warehouse.rows(
+                "SELECT * FROM training_archives WHERE archive_id = ?", (archive_id,)
+            )[0]
             symbols = sorted({m.rsplit("_", 1)[0] for m in row["models"]})
             left = undecided_models(platform, archive_id, symbols)
             folds = platform.warehouse.rows("SELECT count(*) AS n FROM fold_results")[0]["n"]
@@ -108,12 +118,21 @@ def wait_for_decisions(
     raise Unavailable(f"no decisions after {timeout_s:.0f} s: see {log_file}")
 
 
-def wait_for_publication(platform: Platform, *, timeout_s: float, check: Callable[[], None]) -> None:
-    """Wait until the sensor has published the database for people after the last run."""
+def wait_until_settled(platform: Platform, *, timeout_s: float, check: Callable[[], None]) -> None:
+    """Wait until the queue of runs is empty and the database for people holds every decision."""
     started = time.monotonic()
+    instance = open_instance(platform.settings)
     while time.monotonic() - started < timeout_s:
         check()
-        if platform.replica.is_file():
+        if not instance.get_runs_count(dg.RunsFilter(statuses=UNFINISHED)) and _is_published(platform):
             return
         time.sleep(_POLL_SECONDS)
-    raise Unavailable(f"{platform.replica} was not published within {timeout_s:.0f} s")
+    raise Unavailable(f"{platform.replica} did not get the newest decisions within {timeout_s:.0f} s")
+
+
+def _is_published(platform: Platform) -> bool:
+    if not platform.replica.is_file():
+        return False
+    count = "SELECT count(*) AS n FROM deployment_decisions"
+    _, rows = query_replica(platform.replica, count)
+    return bool(rows[0][0] == platform.warehouse.rows(count)[0]["n"])

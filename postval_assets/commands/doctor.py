@@ -19,7 +19,7 @@ import dagster as dg
 
 from postval_assets.core.failures import PostvalError
 from postval_assets.core.features.registry import load_feature_sets
-from postval_assets.io.inbox import InboxCursor, FileHasher, scan_inbox
+from postval_assets.io.inbox import FileHasher, InboxCursor, scan_inbox
 from postval_assets.io.warehouse import kept_aside
 from postval_assets.pipeline.archives import archive_limits
 from postval_assets.pipeline.platform import Platform, open_platform
@@ -99,10 +99,14 @@ def _configuration(platform: Platform) -> Iterator[Finding]:
 def _data_directory(platform: Platform) -> Iterator[Finding]:
     folder = platform.settings.data_dir
     if not folder.is_dir():
-        yield Finding(Severity.NOTE, "data directory", f"{folder} does not exist yet", "the first command makes it")
+        yield Finding(
+            Severity.NOTE, "data directory", f"{folder} does not exist yet", "the first command makes it"
+        )
         return
     if not os.access(folder, os.W_OK):
-        yield Finding(Severity.ERROR, "data directory", f"{folder} cannot be written", "give another with --data-dir")
+        yield Finding(
+            Severity.ERROR, "data directory", f"{folder} cannot be written", "give another with --data-dir"
+        )
         return
     free = shutil.disk_usage(folder).free / 2**30
     low = free < _LOW_DISK_GB
@@ -129,7 +133,10 @@ def _feature_sets(platform: Platform) -> Iterator[Finding]:
     yield Finding(Severity.OK, "feature sets", ", ".join(sorted(platform.feature_sets)))
     for broken in load_feature_sets().broken:
         yield Finding(
-            Severity.ERROR, "feature sets", f"plug-in {broken.entry_point}: {broken.reason}", "mend or remove the plug-in"
+            Severity.ERROR,
+            "feature sets",
+            f"plug-in {broken.entry_point}: {broken.reason}",
+            "mend or remove the plug-in",
         )
 
 
@@ -145,18 +152,29 @@ def _inbox(platform: Platform) -> Iterator[Finding]:
         hasher=FileHasher(budget_seconds=0.0),
         limits=archive_limits(platform),
     )
-    others = sorted(p.name for p in inbox.iterdir() if not p.name.startswith(".") and p.suffix.lower() != ".zip")
+    others = sorted(
+        p.name for p in inbox.iterdir() if not p.name.startswith(".") and p.suffix.lower() != ".zip"
+    )
     n_waiting = len(scan.waiting) + len(scan.ready) + len(scan.rejected)
     mend = "postval up takes them; one stays while its archive is being worked on" if n_waiting else None
-    yield Finding(Severity.NOTE if n_waiting else Severity.OK, "inbox", f"{inbox}: {n_waiting} archive(s) waiting", mend)
+    yield Finding(
+        Severity.NOTE if n_waiting else Severity.OK, "inbox", f"{inbox}: {n_waiting} archive(s) waiting", mend
+    )
     if others:
-        yield Finding(Severity.NOTE, "inbox", f"ignored: {', '.join(others[:5])}", "archives are called NAME.zip")
+        yield Finding(
+            Severity.NOTE, "inbox", f"ignored: {', '.join(others[:5])}", "archives are called NAME.zip"
+        )
 
 
 def _warehouse(platform: Platform) -> Iterator[Finding]:
     path = platform.settings.data_dir / "warehouse" / "warehouse.duckdb"
     if not path.is_file():
-        yield Finding(Severity.NOTE, "warehouse", "no results yet", "postval ingest FILE.zip, or postval validate FILE.zip")
+        yield Finding(
+            Severity.NOTE,
+            "warehouse",
+            "no results yet",
+            "postval ingest FILE.zip, or postval validate FILE.zip",
+        )
         return
     counts = platform.warehouse.rows(
         """
@@ -184,11 +202,15 @@ def _replica(platform: Platform) -> Iterator[Finding]:
     aside = kept_aside(replica) if replica.parent.is_dir() else []
     for path in aside:
         mend = f"close the program that holds {replica.name} open; the next publication puts it in place"
-        yield Finding(Severity.NOTE, "replica", f"{path.name} could not take the place of {replica.name}", mend)
+        yield Finding(
+            Severity.NOTE, "replica", f"{path.name} could not take the place of {replica.name}", mend
+        )
     if replica.is_file():
         yield Finding(Severity.OK, "replica", f"{replica}, {replica.stat().st_size / 2**20:.1f} MB")
     else:
-        yield Finding(Severity.NOTE, "replica", f"{replica} was not published yet", "it follows the first finished run")
+        yield Finding(
+            Severity.NOTE, "replica", f"{replica} was not published yet", "it follows the first finished run"
+        )
 
 
 def _dagster(platform: Platform) -> Iterator[Finding]:

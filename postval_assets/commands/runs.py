@@ -16,12 +16,12 @@ import dagster as dg
 from postval_assets.commands.home import open_instance
 from postval_assets.core.failures import PostvalError, Rejected
 from postval_assets.core.instruments import parse_symbol
+from postval_assets.definitions import build_definitions
 from postval_assets.defs.catalogue import archive_materialization
 from postval_assets.defs.jobs import archive_job, evaluation_job, range_tags
-from postval_assets.defs.partitions import archive_partitions, symbol_partitions
+from postval_assets.defs.partitions import ARCHIVE, SYMBOL
 from postval_assets.defs.resources import ARCHIVE_TAG, AS_OF_TAG, PLANS_TAG, SHA_TAG
 from postval_assets.defs.sensors import is_busy
-from postval_assets.definitions import build_definitions
 from postval_assets.io.inbox import inspect_archive
 from postval_assets.pipeline.archives import archive_limits, archives_of, register
 from postval_assets.pipeline.intake_file import take_in
@@ -59,14 +59,12 @@ def validate(
     instance = open_instance(platform.settings)
     ready = inspect_archive(file, archive_limits(platform))
     take_in(platform, ready)
-    delivery = register(
-        platform, ready, run_id="validate", busy=lambda sha256: is_busy(instance, sha256)
-    )
+    delivery = register(platform, ready, run_id="validate", busy=lambda sha256: is_busy(instance, sha256))
     if delivery.reason:
         log.info("%s; what is current is not computed again", delivery.reason)
     wanted = _among(symbols, delivery.symbols, delivery.archive_id)
-    _add_partitions(instance, archive_partitions.name, [delivery.archive_id])
-    _add_partitions(instance, symbol_partitions.name, delivery.symbols)
+    _add_partitions(instance, ARCHIVE, [delivery.archive_id])
+    _add_partitions(instance, SYMBOL, delivery.symbols)
     instance.report_runless_asset_event(archive_materialization(delivery))
     tags = {ARCHIVE_TAG: delivery.archive_id, SHA_TAG: delivery.sha256, PLANS_TAG: ",".join(plans)}
     if as_of is not None:
@@ -94,7 +92,7 @@ def backfill(
     if missing:
         where = f"archive {archive_id}" if archive_id else "any archive"
         raise Rejected(f"no model of {', '.join(missing)} in {where}: ingest an archive that has one first")
-    _add_partitions(instance, symbol_partitions.name, wanted)
+    _add_partitions(instance, SYMBOL, wanted)
     for one in sorted(set(archives.values())):
         of_archive = [s for s, a in archives.items() if a == one]
         tags = {ARCHIVE_TAG: one, PLANS_TAG: ",".join(plans)}
@@ -111,7 +109,7 @@ def run_job(
         RunFailed: after all ranges were tried, with the first failure.
     """
     definition = build_definitions(platform.settings).resolve_job_def(job)
-    ordered = instance.get_dynamic_partitions(symbol_partitions.name)
+    ordered = instance.get_dynamic_partitions(SYMBOL)
     failures: list[str] = []
     quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
     for run_tags in range_tags(symbols, ordered, platform.settings.symbols_per_run, tags):

@@ -50,7 +50,9 @@ def _script(name: str) -> str:
     for candidate in (folder / name, folder / f"{name}.exe", folder / "Scripts" / f"{name}.exe"):
         if candidate.is_file():
             return str(candidate)
-    raise Rejected(f"{name} is not installed beside {sys.executable}: set the environment up again (make setup)")
+    raise Rejected(
+        f"{name} is not installed beside {sys.executable}: set the environment up again (make setup)"
+    )
 
 
 def require_free_port(port: int) -> None:
@@ -96,7 +98,7 @@ def stop_tree(process: psutil.Popen) -> None:
     with contextlib.suppress(psutil.NoSuchProcess):
         tree = [process, *process.children(recursive=True)]
     with contextlib.suppress(psutil.NoSuchProcess):
-        process.send_signal(signal.SIGINT if sys.platform != "win32" else signal.CTRL_BREAK_EVENT)
+        process.send_signal(signal.SIGINT if sys.platform != "win32" else signal.Signals["CTRL_BREAK_EVENT"])
     _, alive = psutil.wait_procs(tree[:1], timeout=_STOP_SECONDS)
     for each in tree:
         with contextlib.suppress(psutil.NoSuchProcess):

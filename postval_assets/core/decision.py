@@ -108,15 +108,23 @@ def decide_standard(
         return Verdict(Decision.RETRAIN, (Reason.NO_TRADES, *shown))
     if all(f.total_return is not None and f.total_return <= 0.0 for f in computed):
         return Verdict(Decision.DROP, (Reason.CONSISTENT_LOSSES, *shown))
+    decision, why = _by_folds(summary, limits)
+    if decision is Decision.LIVE and caps:
+        decision = Decision.PAPER
+    return Verdict(decision, (*why, *shown))
+
+
+def _by_folds(summary: WalkForwardSummary, limits: GradeLimits) -> tuple[Decision, tuple[str, ...]]:
+    """Rules 4 to 6: positive share and Sharpe spread."""
     share, std = summary.positive_share, summary.sharpe_std
     if at_least(share, limits.good_positive_share) and std is not None and std < limits.good_sharpe_std:
-        return Verdict(Decision.PAPER if caps else Decision.LIVE, (Reason.STEADY_PROFIT, *shown))
+        return Decision.LIVE, (Reason.STEADY_PROFIT,)
     if (
         at_least(share, limits.marginal_positive_share)
         and std is not None
         and std <= limits.marginal_sharpe_std
     ):
-        return Verdict(Decision.PAPER, (Reason.MODERATE_PROFIT, *shown))
+        return Decision.PAPER, (Reason.MODERATE_PROFIT,)
     failed: list[str] = []
     if not at_least(share, limits.marginal_positive_share):
         failed.append(
@@ -126,7 +134,7 @@ def decide_standard(
     if std is None or std > limits.marginal_sharpe_std:
         found = "undefined" if std is None else f"{std:.2f}"
         failed.append(f"{Reason.UNSTABLE_SHARPE}: std {found}, at most {limits.marginal_sharpe_std:g} needed")
-    return Verdict(Decision.RETRAIN, (*failed, *shown))
+    return Decision.RETRAIN, tuple(failed)
 
 
 def _caps(model: ModelVerdict, summary: WalkForwardSummary, folds: Sequence[FoldOutcome]) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ or models of equal shape.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
@@ -123,19 +123,6 @@ class ScriptedActor:
         return chosen
 
 
-@dataclass
-class _State:
-    """Books of all lanes, float64, axis [lane]."""
-
-    cash: Float
-    quantity: Float
-    peak: Float
-    lapsed: Int
-    traded: Float
-    fees: Float
-    status: list[RunStatus] = field(default_factory=list)
-
-
 def run_lanes(lanes: Sequence[Lane], actor: Actor, rules: ExecutionRules) -> list[BlockRun]:
     """Trade every lane from flat with the full capital to its end.
 
@@ -147,111 +134,137 @@ def run_lanes(lanes: Sequence[Lane], actor: Actor, rules: ExecutionRules) -> lis
     Returns:
         One BlockRun a lane, in order.
     """
-    n = len(lanes)
-    if n == 0:
+    if not lanes:
         return []
-    length = np.array([lane.n_bars for lane in lanes])
-    if length.min() < 2:
+    if min(lane.n_bars for lane in lanes) < 2:
         raise ValueError("a block needs at least two bars: one to decide on and one to fill at")
-    steps = int(length.max())
-    opens, closes, volumes = (_padded(lanes, name, steps) for name in ("open", "close", "volume"))
-    sizes = _padded_sizes(lanes)
-    fee_rate = np.array([rules.fee_rate(lane.bars.asset_class) for lane in lanes])
-    long_only = np.array([rules.long_only(lane.bars.asset_class) for lane in lanes])
-
-    state = _State(
-        cash=np.full(n, rules.capital),
-        quantity=np.zeros(n),
-        peak=np.full(n, rules.capital),
-        lapsed=np.zeros(n, dtype=np.int64),
-        traded=np.zeros(n),
-        fees=np.zeros(n),
-        status=[RunStatus.OK] * n,
-    )
-    ledger = TripLedger(n)
-    equity = np.full((n, steps), np.nan)
-    position = np.zeros((n, steps))
-    actions = np.full((n, steps), -1, dtype=np.int64)
-    n_points = length.copy()
-    alive = np.ones(n, dtype=bool)
-
-    for step in range(steps):
-        active = np.flatnonzero(alive)
-        if active.size == 0:
+    books = _Books(lanes, rules)
+    for step in range(books.n_steps):
+        if not books.alive.any():
             break
-        close = closes[active, step]
-        last = active[step == length[active] - 1]
-        if last.size:
-            _close_out(state, ledger, last, closes[last, step], rules.slippage, fee_rate, step)
-        value = state.quantity[active] * close
-        equity_now = state.cash[active] + value
-        ruined = equity_now <= 0.0
-        if ruined.any():
-            lost = active[ruined]
-            _close_out(state, ledger, lost, closes[lost, step], rules.slippage, fee_rate, step)
-            for lane in lost:
-                state.status[lane] = RunStatus.RUINED
-            n_points[lost] = step + 1
-            equity_now = np.where(ruined, 0.0, equity_now)
-        equity[active, step] = equity_now
-        position[active, step] = state.quantity[active]
-        state.peak[active] = np.maximum(state.peak[active], equity_now)
-        alive[last] = False
-        alive[active[ruined]] = False
+        deciding, close, equity = books.mark(step)
+        if deciding.size:
+            books.decide(step, deciding, close, equity, actor)
+    return [books.result(i) for i in range(len(lanes))]
 
-        deciding = alive[active]
-        active, close, value, equity_now = (x[deciding] for x in (active, close, value, equity_now))
-        if active.size == 0:
-            continue
-        account = account_features(
-            equity_now, value, state.cash[active], state.peak[active], ledger.win_rate(active), rules
+
+class _Books:
+    """The books of all lanes, float64, axis [lane] or [lane, step]."""
+
+    def __init__(self, lanes: Sequence[Lane], rules: ExecutionRules) -> None:
+        n = len(lanes)
+        self.rules = rules
+        self.length: Int = np.array([lane.n_bars for lane in lanes], dtype=np.int64)
+        self.n_steps = int(self.length.max())
+        self.opens, self.closes, self.volumes = (
+            _padded(lanes, name, self.n_steps) for name in ("open", "close", "volume")
         )
-        chosen = actor.act(step, active, account)
-        broken = chosen < 0
-        if broken.any():
-            for lane in active[broken]:
-                state.status[lane] = RunStatus.BROKEN_POLICY
-            n_points[active[broken]] = step + 1
-            alive[active[broken]] = False
-            active, close, value, equity_now, chosen = (
-                x[~broken] for x in (active, close, value, equity_now, chosen)
-            )
-        actions[active, step] = chosen
+        self.sizes = _padded_sizes(lanes)
+        self.fee_rate = np.array([rules.fee_rate(lane.bars.asset_class) for lane in lanes])
+        self.long_only = np.array([rules.long_only(lane.bars.asset_class) for lane in lanes])
+        self.cash = np.full(n, rules.capital)
+        self.quantity = np.zeros(n)
+        self.peak = np.full(n, rules.capital)
+        self.lapsed = np.zeros(n, dtype=np.int64)
+        self.traded = np.zeros(n)
+        self.fees = np.zeros(n)
+        self.status = [RunStatus.OK] * n
+        self.ledger = TripLedger(n)
+        self.equity = np.full((n, self.n_steps), np.nan)
+        self.position = np.zeros((n, self.n_steps))
+        self.actions = np.full((n, self.n_steps), -1, dtype=np.int64)
+        self.n_points = self.length.copy()
+        self.alive = np.ones(n, dtype=bool)
+
+    def mark(self, step: int) -> tuple[Int, Float, Float]:
+        """Mark every lane at this bar's close: end blocks, find ruin, write the curve.
+
+        Returns:
+            The lanes that decide at this close, with their close and equity.
+        """
+        active = np.flatnonzero(self.alive)
+        last = active[step == self.length[active] - 1]
+        self._close_out(last, step)
+        equity = self.cash[active] + self.quantity[active] * self.closes[active, step]
+        ruined = equity <= 0.0
+        if ruined.any():
+            self._close_out(active[ruined], step)
+            self._end(active[ruined], RunStatus.RUINED, step)
+            equity = np.where(ruined, 0.0, equity)
+        self.equity[active, step] = equity
+        self.position[active, step] = self.quantity[active]
+        self.peak[active] = np.maximum(self.peak[active], equity)
+        self.alive[last] = False
+        deciding = self.alive[active]
+        active = active[deciding]
+        return active, self.closes[active, step], equity[deciding]
+
+    def decide(self, step: int, lanes: Int, close: Float, equity: Float, actor: Actor) -> None:
+        """Ask for actions at this close and fill the orders at the next open."""
+        value = self.quantity[lanes] * close
+        account = account_features(
+            equity, value, self.cash[lanes], self.peak[lanes], self.ledger.win_rate(lanes), self.rules
+        )
+        chosen = actor.act(step, lanes, account)
+        sound = chosen >= 0
+        if not sound.all():
+            self._end(lanes[~sound], RunStatus.BROKEN_POLICY, step)
+            lanes, close, equity, value = lanes[sound], close[sound], equity[sound], value[sound]
+            chosen = chosen[sound]
+        self.actions[lanes, step] = chosen
+        size = self.sizes[lanes, chosen]
         order = order_quantity(
-            sizes[active, chosen], equity_now, value, close, state.quantity[active], long_only[active], rules
+            size, equity, value, close, self.quantity[lanes], self.long_only[lanes], self.rules
         )
         wanted = order != 0.0
-        if not rules.zero_volume_fills:
-            lapses = wanted & (volumes[active, step + 1] == 0.0)  # NaN (unknown) compares unequal: it fills
-            state.lapsed[active[lapses]] += 1
+        if not self.rules.zero_volume_fills:
+            lapses = wanted & (self.volumes[lanes, step + 1] == 0.0)  # NaN (unknown) is not 0: it fills
+            self.lapsed[lanes[lapses]] += 1
             wanted &= ~lapses
         if wanted.any():
-            filled = active[wanted]
-            dq = order[wanted]
-            price = opens[filled, step + 1] * (1.0 + np.sign(dq) * rules.slippage)
-            _fill(state, ledger, filled, dq, price, fee_rate[filled], step + 1)
+            self._fill(lanes[wanted], order[wanted], self.opens[lanes[wanted], step + 1], step + 1)
 
-    trips = ledger.trips
-    runs = []
-    for i in range(n):
-        status = state.status[i]
-        if status is RunStatus.OK and not trips[i]:
+    def result(self, lane: int) -> BlockRun:
+        """What happened in one lane."""
+        trips = tuple(self.ledger.trips[lane])
+        status = self.status[lane]
+        if status is RunStatus.OK and not trips:
             status = RunStatus.NO_TRADES
-        k = int(n_points[i])
-        runs.append(
-            BlockRun(
-                status=status,
-                equity=equity[i, :k].copy(),
-                position=position[i, :k].copy(),
-                actions=actions[i, :k].copy(),
-                trips=tuple(trips[i]),
-                lapsed_orders=int(state.lapsed[i]),
-                traded_value=float(state.traded[i]),
-                fees=float(state.fees[i]),
-                n_bars=lanes[i].n_bars,
-            )
+        k = int(self.n_points[lane])
+        return BlockRun(
+            status=status,
+            equity=self.equity[lane, :k].copy(),
+            position=self.position[lane, :k].copy(),
+            actions=self.actions[lane, :k].copy(),
+            trips=trips,
+            lapsed_orders=int(self.lapsed[lane]),
+            traded_value=float(self.traded[lane]),
+            fees=float(self.fees[lane]),
+            n_bars=int(self.length[lane]),
         )
-    return runs
+
+    def _end(self, lanes: Int, status: RunStatus, step: int) -> None:
+        for lane in lanes:
+            self.status[lane] = status
+        self.n_points[lanes] = step + 1
+        self.alive[lanes] = False
+
+    def _close_out(self, lanes: Int, step: int) -> None:
+        """Close what is held at this bar's close, whatever its volume."""
+        held = lanes[self.quantity[lanes] != 0.0]
+        if held.size:
+            self._fill(held, -self.quantity[held], self.closes[held, step], step)
+
+    def _fill(self, lanes: Int, dq: Float, quoted: Float, step: int) -> None:
+        price = quoted * (1.0 + np.sign(dq) * self.rules.slippage)
+        fee = self.fee_rate[lanes] * np.abs(dq) * price
+        before = self.quantity[lanes]
+        self.cash[lanes] -= dq * price + fee
+        # dq = -before cancels exactly in IEEE arithmetic; nothing else may be taken for flat.
+        self.quantity[lanes] = before + dq
+        self.traded[lanes] += np.abs(dq) * price
+        self.fees[lanes] += fee
+        self.ledger.record(lanes, before, dq, price, fee, step)
 
 
 def account_features(
@@ -285,7 +298,8 @@ def order_quantity(
 
     Args:
         size: signed size of the action (0 HOLD).
-        equity, value: USD at the close.
+        equity: USD at the close.
+        value: of the position, USD at the close.
         close: price.
         quantity: held.
         long_only: where selling stops at flat.
@@ -304,32 +318,6 @@ def order_quantity(
     order = np.where(whole, -quantity, order)
     capped: Float = np.where(long_only & (order < 0.0), np.maximum(order, -quantity), order)
     return capped
-
-
-def _fill(
-    state: _State, ledger: TripLedger, lanes: Int, dq: Float, price: Float, fee_rate: Float, step: int
-) -> None:
-    fee = fee_rate * np.abs(dq) * price
-    before = state.quantity[lanes]
-    after = before + dq
-    # dq = -before cancels exactly in IEEE arithmetic; nothing else may be taken for flat.
-    state.cash[lanes] -= dq * price + fee
-    state.quantity[lanes] = after
-    state.traded[lanes] += np.abs(dq) * price
-    state.fees[lanes] += fee
-    ledger.record(lanes, before, dq, price, fee, step)
-
-
-def _close_out(
-    state: _State, ledger: TripLedger, lanes: Int, close: Float, slippage: float, fee_rate: Float, step: int
-) -> None:
-    held = state.quantity[lanes] != 0.0
-    lanes, close = lanes[held], close[held]
-    if lanes.size == 0:
-        return
-    dq = -state.quantity[lanes]
-    price = close * (1.0 + np.sign(dq) * slippage)
-    _fill(state, ledger, lanes, dq, price, fee_rate[lanes], step)
 
 
 def _padded(lanes: Sequence[Lane], name: str, steps: int) -> Float:

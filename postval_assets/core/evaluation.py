@@ -22,8 +22,8 @@ from postval_assets.core.costs import ExecutionRules
 from postval_assets.core.engine import BlockRun, Lane, run_lanes
 from postval_assets.core.features.feature_set import FeatureSet, compute_features
 from postval_assets.core.folds import Block, PlanBlocks, TrainingOverlap, TrainingWindow, overlaps
-from postval_assets.core.model_spec import ModelSpec
 from postval_assets.core.metrics import BlockMetrics, block_metrics
+from postval_assets.core.model_spec import ModelSpec
 from postval_assets.core.policy import PolicyNetwork
 from postval_assets.core.walk_forward import FoldOutcome, FoldStatus
 

@@ -133,8 +133,8 @@ class NetworkActor:
                 self._account_weights = network.account_matrix().T.contiguous()
 
     def _all_actions(self) -> Int:
-        parts = [_choose(self._network.logits(rows)) for rows in self._hidden.split(_BATCH)]
-        return np.concatenate(parts)
+        starts = range(0, len(self._hidden), _BATCH)
+        return np.concatenate([_choose(self._network.logits(self._hidden[i : i + _BATCH])) for i in starts])
 
     def act(self, step: int, lanes: Int, account: Float) -> Int:
         """Argmax of the logits of each lane, lowest index on ties; -1 where they are NaN or infinite."""
@@ -142,7 +142,8 @@ class NetworkActor:
 
         bars = self._starts[lanes] + step - self._offset
         if self._actions is not None:
-            return self._actions[bars]
+            chosen: Int = self._actions[bars]
+            return chosen
         seen = torch.from_numpy(account[:, : self._n_account].astype(np.float32)).to(self._network.device)
         if not self._network.slides:
             return _choose(self._network.logits(self._observations(bars, seen), first=0))

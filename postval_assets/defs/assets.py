@@ -13,7 +13,15 @@ from postval_assets.pipeline.gate import gate_models
 from postval_assets.pipeline.market import load_bars
 from postval_assets.pipeline.summarizing import summarize_folds
 
-from .catalogue import FOLD_BACKFILL, SYMBOL_OF_FOLD, report_folds, report_stage, run_stage, symbol_asset, table_metadata
+from .catalogue import (
+    FOLD_BACKFILL,
+    SYMBOL_OF_FOLD,
+    report_folds,
+    report_stage,
+    run_stage,
+    symbol_asset,
+    table_metadata,
+)
 from .partitions import archive_partitions, selections_by_symbol, symbol_fold_partitions, symbol_partitions
 from .resources import PlatformResource
 
@@ -29,7 +37,9 @@ INTAKE, MARKET, EVALUATION, DECISION = "intake", "market", "evaluation", "decisi
         "materializing it by hand checks that the stored file is still what its row says."
     ),
 )
-def training_archives(context: dg.AssetExecutionContext, platform: PlatformResource) -> dg.MaterializeResult:
+def training_archives(
+    context: dg.AssetExecutionContext, platform: PlatformResource
+) -> dg.MaterializeResult:
     row = run_stage(lambda: verify_archive(platform.platform, context.partition_key))
     return dg.MaterializeResult(
         metadata={"status": row["status"], "models": row["n_models"], "file": row["file_name"] or ""}
@@ -47,7 +57,9 @@ def training_archives(context: dg.AssetExecutionContext, platform: PlatformResou
         "used. Weights are stored once, by content."
     ),
 )
-def extracted_models(context: dg.AssetExecutionContext, platform: PlatformResource) -> dg.MaterializeResult:
+def extracted_models(
+    context: dg.AssetExecutionContext, platform: PlatformResource
+) -> dg.MaterializeResult:
     scope = platform.scope(context, context.partition_keys)
     report = run_stage(lambda: extract_models(platform.platform, scope.archives, run_id=scope.run_id))
     return report_stage(context, platform.platform, "extracted_models", report, "models_are_usable")
@@ -63,7 +75,9 @@ def extracted_models(context: dg.AssetExecutionContext, platform: PlatformResour
         "with flags. The training max drawdown is a proxy (reward volatility, not equity)."
     ),
 )
-def gating_scores(context: dg.AssetExecutionContext, platform: PlatformResource) -> dg.MaterializeResult:
+def gating_scores(
+    context: dg.AssetExecutionContext, platform: PlatformResource
+) -> dg.MaterializeResult:
     scope = platform.scope(context, context.partition_keys)
     report = run_stage(lambda: gate_models(platform.platform, scope.archives, run_id=scope.run_id))
     return report_stage(context, platform.platform, "gating_scores", report, "claims_are_valid")
@@ -90,7 +104,9 @@ def bars(context: dg.AssetExecutionContext, platform: PlatformResource) -> dg.Ma
     check_specs=[dg.AssetCheckSpec("backtests_are_computed", asset="backtest_results")],
     description="One row a model and as_of: the last 30 days traded as one block, with its metrics.",
 )
-def backtest_results(context: dg.AssetExecutionContext, platform: PlatformResource) -> dg.MaterializeResult:
+def backtest_results(
+    context: dg.AssetExecutionContext, platform: PlatformResource
+) -> dg.MaterializeResult:
     scope = platform.scope(context, context.partition_keys)
     report = run_stage(
         lambda: evaluate_backtests(platform.platform, scope.archives, run_id=scope.run_id, as_of=scope.as_of)
@@ -115,7 +131,9 @@ def walk_forward_evaluations(
     scope = platform.scope(context, context.partition_keys)
     wanted = dict.fromkeys(scope.archives, selections_of(scope.plans))
     report = run_stage(
-        lambda: evaluate_folds(platform.platform, scope.archives, wanted, run_id=scope.run_id, as_of=scope.as_of)
+        lambda: evaluate_folds(
+            platform.platform, scope.archives, wanted, run_id=scope.run_id, as_of=scope.as_of
+        )
     )
     report_folds(context, report)
     return report_stage(context, platform.platform, "fold_results", report, "folds_are_computed")
@@ -140,7 +158,9 @@ def fold_results(context: dg.AssetExecutionContext, platform: PlatformResource) 
     wanted = selections_by_symbol(context.partition_keys)
     scope = platform.scope(context, wanted)
     report = run_stage(
-        lambda: evaluate_folds(platform.platform, scope.archives, wanted, run_id=scope.run_id, as_of=scope.as_of)
+        lambda: evaluate_folds(
+            platform.platform, scope.archives, wanted, run_id=scope.run_id, as_of=scope.as_of
+        )
     )
     return dg.MaterializeResult(metadata=table_metadata(platform.platform, "fold_results", report))
 
@@ -175,7 +195,9 @@ def walk_forward_summaries(
         "the digests of everything it was made from. Append-only."
     ),
 )
-def deployment_decisions(context: dg.AssetExecutionContext, platform: PlatformResource) -> dg.MaterializeResult:
+def deployment_decisions(
+    context: dg.AssetExecutionContext, platform: PlatformResource
+) -> dg.MaterializeResult:
     scope = platform.scope(context, context.partition_keys)
     report = run_stage(
         lambda: decide_models(platform.platform, scope.archives, run_id=scope.run_id, as_of=scope.as_of)

@@ -30,18 +30,24 @@ with warnings.catch_warnings():
 RETRY = dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL)
 
 
-def symbol_asset(**arguments: Any) -> Callable[..., dg.AssetsDefinition]:  # noqa: ANN401 - dg.asset's arguments
+def symbol_asset(**arguments: Any) -> Callable[..., dg.AssetsDefinition]:
     """``dg.asset`` with what every partitioned asset here has in common."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", dg.BetaWarning)
         decorator = dg.asset(
-            **{"backfill_policy": SYMBOL_BACKFILL, "retry_policy": RETRY, "kinds": {"python", "duckdb"}, **arguments}
+            **{
+                "backfill_policy": SYMBOL_BACKFILL,
+                "retry_policy": RETRY,
+                "kinds": {"python", "duckdb"},
+                **arguments,
+            }
         )
 
     def decorate(function: Callable[..., Any]) -> dg.AssetsDefinition:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", dg.BetaWarning)
-            return decorator(function)
+            asset: dg.AssetsDefinition = decorator(function)
+            return asset
 
     return decorate
 
@@ -60,7 +66,11 @@ def run_stage(stage: Callable[[], Result]) -> Result:
 
 
 def report_stage(
-    context: dg.AssetExecutionContext, platform: Platform, table: str, report: StageReport, check: str | None = None
+    context: dg.AssetExecutionContext,
+    platform: Platform,
+    table: str,
+    report: StageReport,
+    check: str | None = None,
 ) -> dg.MaterializeResult:
     """Rows, columns and the verdict of each partition, for the catalogue."""
     for symbol in report.symbols:
@@ -105,9 +115,7 @@ def shown(problems: Sequence[str]) -> str | None:
 def table_metadata(platform: Platform, table: str, report: StageReport) -> dict[str, Any]:
     """Row count of the table, rows of this run, and the table's columns with their meaning."""
     description = describe_table(platform, table)
-    columns = [
-        dg.TableColumn(name=c.name, type=c.type, description=c.meaning) for c in description.columns
-    ]
+    columns = [dg.TableColumn(name=c.name, type=c.type, description=c.meaning) for c in description.columns]
     return {
         "dagster/row_count": description.n_rows,
         "dagster/table_name": table,

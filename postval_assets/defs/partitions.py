@@ -12,10 +12,13 @@ import dagster as dg
 from postval_assets.core.folds import PLANS, parse_fold_key
 from postval_assets.pipeline.evaluation import FoldSelection
 
-archive_partitions = dg.DynamicPartitionsDefinition(name="archive")
-symbol_partitions = dg.DynamicPartitionsDefinition(name="symbol")
+ARCHIVE = "archive"
+SYMBOL = "symbol"
+
+archive_partitions = dg.DynamicPartitionsDefinition(name=ARCHIVE)
+symbol_partitions = dg.DynamicPartitionsDefinition(name=SYMBOL)
 fold_partitions = dg.StaticPartitionsDefinition([key for plan in PLANS.values() for key in plan.fold_keys()])
-symbol_fold_partitions = dg.MultiPartitionsDefinition({"fold": fold_partitions, "symbol": symbol_partitions})
+symbol_fold_partitions = dg.MultiPartitionsDefinition({"fold": fold_partitions, SYMBOL: symbol_partitions})
 
 
 def fold_partition_key(symbol: str, fold_key: str) -> dg.MultiPartitionKey:

@@ -40,7 +40,7 @@ class RunScope:
     as_of: datetime | None
 
 
-class PlatformResource(dg.ConfigurableResource):
+class PlatformResource(dg.ConfigurableResource["PlatformResource"]):
     """Settings, stores and warehouse of the data directory; read once in each process."""
 
     settings_json: str = ""
@@ -56,7 +56,9 @@ class PlatformResource(dg.ConfigurableResource):
     def platform(self) -> Platform:
         """The platform, opened at first use."""
         if self._platform is None:
-            settings = Settings.model_validate_json(self.settings_json) if self.settings_json else load_settings()
+            settings = (
+                Settings.model_validate_json(self.settings_json) if self.settings_json else load_settings()
+            )
             self._platform = open_platform(settings)
         return self._platform
 
@@ -75,7 +77,9 @@ class PlatformResource(dg.ConfigurableResource):
         wanted: Sequence[str] = list(dict.fromkeys(symbols))
         try:
             archives = archives_of(self.platform, wanted, tags.get(ARCHIVE_TAG))
-            plans = tuple(plan_named(p) for p in tags.get(PLANS_TAG, ",".join(self.settings.plans)).split(","))
+            plans = tuple(
+                plan_named(p) for p in tags.get(PLANS_TAG, ",".join(self.settings.plans)).split(",")
+            )
             as_of = parse_instant(tags[AS_OF_TAG]) if AS_OF_TAG in tags else None
         except Rejected as error:
             raise dg.Failure(str(error), allow_retries=False) from error
@@ -90,7 +94,9 @@ def parse_instant(text: str) -> datetime:
     try:
         instant = datetime.fromisoformat(text)
     except ValueError:
-        raise Rejected(f"time {ascii(text)[:40]} cannot be read: expected e.g. 2025-03-01T00:00:00Z") from None
+        raise Rejected(
+            f"time {ascii(text)[:40]} cannot be read: expected e.g. 2025-03-01T00:00:00Z"
+        ) from None
     if instant.tzinfo is None:
         raise Rejected(f"time {text} has no offset: expected e.g. 2025-03-01T00:00:00Z")
     return instant

@@ -16,7 +16,7 @@ from postval_assets.pipeline.summarizing import stale_summaries
 
 from .catalogue import archive_materialization
 from .jobs import archive_job, decision_job, range_tags
-from .partitions import archive_partitions, symbol_partitions
+from .partitions import ARCHIVE, SYMBOL, archive_partitions, symbol_partitions
 from .resources import ARCHIVE_TAG, SHA_TAG, PlatformResource
 
 ATTEMPT_TAG = "postval/attempt"
@@ -47,7 +47,9 @@ def is_busy(instance: dg.DagsterInstance, sha256: str) -> bool:
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Watches the inbox: registers each new archive by its content and starts the runs for its symbols.",
 )
-def inbox_sensor(context: dg.SensorEvaluationContext, platform: PlatformResource) -> dg.SensorResult | dg.SkipReason:
+def inbox_sensor(
+    context: dg.SensorEvaluationContext, platform: PlatformResource
+) -> dg.SensorResult | dg.SkipReason:
     if context.instance.is_ephemeral:
         return dg.SkipReason(
             "this Dagster instance is temporary and would lose its history: set DAGSTER_HOME (postval up does)"
@@ -64,14 +66,16 @@ def inbox_sensor(context: dg.SensorEvaluationContext, platform: PlatformResource
         return dg.SkipReason(str(error))
     if not reception.deliveries:
         context.update_cursor(reception.cursor)
-        return dg.SkipReason("; ".join(f"{w.name}: {w.reason}" for w in reception.waiting) or "the inbox is empty")
+        return dg.SkipReason(
+            "; ".join(f"{w.name}: {w.reason}" for w in reception.waiting) or "the inbox is empty"
+        )
     return reception_result(context.instance, platform.settings.symbols_per_run, reception)
 
 
 def reception_result(instance: dg.DagsterInstance, most: int, reception: Reception) -> dg.SensorResult:
     """Partitions, catalogue entries and run requests that follow from what was delivered."""
-    symbols = list(instance.get_dynamic_partitions(symbol_partitions.name))
-    archives = set(instance.get_dynamic_partitions(archive_partitions.name))
+    symbols = list(instance.get_dynamic_partitions(SYMBOL))
+    archives = set(instance.get_dynamic_partitions(ARCHIVE))
     added_symbols: list[str] = []
     added_archives: list[str] = []
     requests: list[dg.RunRequest] = []
@@ -119,7 +123,9 @@ def run_requests(delivery: Delivery, ordered: list[str], most: int) -> list[dg.R
         "then publishes the database for people."
     ),
 )
-def queue_sensor(context: dg.SensorEvaluationContext, platform: PlatformResource) -> dg.SensorResult | dg.SkipReason:
+def queue_sensor(
+    context: dg.SensorEvaluationContext, platform: PlatformResource
+) -> dg.SensorResult | dg.SkipReason:
     instance = context.instance
     if instance.is_ephemeral:
         return dg.SkipReason("this Dagster instance is temporary: set DAGSTER_HOME (postval up does)")
@@ -138,18 +144,23 @@ def queue_sensor(context: dg.SensorEvaluationContext, platform: PlatformResource
         return dg.SkipReason(str(error))
     if newest:
         context.update_cursor(json.dumps({"run_id": newest[0].run_id}))
-    return dg.SkipReason(f"{publication.status}: {publication.path.name}" + (f", {publication.reason}" if publication.reason else ""))
+    return dg.SkipReason(
+        f"{publication.status}: {publication.path.name}"
+        + (f", {publication.reason}" if publication.reason else "")
+    )
 
 
 def follow_up_requests(
     context: dg.SensorEvaluationContext, platform: PlatformResource, after: str
 ) -> list[dg.RunRequest]:
     """Runs that bring summaries and decisions up to their folds; keyed by the run after which they are due."""
-    ordered = context.instance.get_dynamic_partitions(symbol_partitions.name)
+    ordered = context.instance.get_dynamic_partitions(SYMBOL)
     requests = []
     for archive_id, symbols in stale_summaries(platform.platform).items():
         known = [s for s in symbols if s in set(ordered)]
-        for run_tags in range_tags(known, ordered, platform.settings.symbols_per_run, {ARCHIVE_TAG: archive_id}):
+        for run_tags in range_tags(
+            known, ordered, platform.settings.symbols_per_run, {ARCHIVE_TAG: archive_id}
+        ):
             key = f"{after}:{archive_id}:{run_tags['dagster/asset_partition_range_start']}"
             requests.append(dg.RunRequest(run_key=key, job_name=decision_job.name, tags=run_tags))
     return requests

@@ -74,6 +74,25 @@ class ArchiveStore:
             raise Unavailable(f"{path} could not be stored as {target}: {error}") from error
         return target
 
+    def verify(self, sha256: str) -> Path:
+        """Where an archive is kept, once its content is known to be what its name says.
+
+        Raises:
+            Rejected: it is missing, or was changed.
+            Unavailable: it could not be read.
+        """
+        path = self.path_of(sha256)
+        try:
+            if not path.is_file():
+                raise Rejected(f"{path} is missing from the store; deliver the archive again")
+            if not _holds(path, sha256):
+                raise Rejected(
+                    f"{path} was changed or damaged after it was stored; deliver the archive again"
+                )
+        except OSError as error:
+            raise Unavailable(f"{path} could not be read: {error}") from error
+        return path
+
     def reject(self, path: Path, sha256: str) -> Path:
         """Move a file aside under its own name, never over another one; where it is now.
 

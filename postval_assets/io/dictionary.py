@@ -50,7 +50,9 @@ TABLES: dict[str, Table] = {
         "One row per bar of a symbol at its base timeframe; merged, never replaced whole.",
         ("symbol", "timeframe", "ts"),
     ),
-    "bar_loads": Table("One row per symbol: the last time that its bars were read from the source.", ("symbol",)),
+    "bar_loads": Table(
+        "One row per symbol: the last time that its bars were read from the source.", ("symbol",)
+    ),
     "evaluations": Table("One row per instant that a model was evaluated at.", EVALUATION),
     "backtest_results": Table(
         "One row per model x as_of: the simple backtest over the last 30 days.", EVALUATION

@@ -95,7 +95,7 @@ def list_models(plan: ArchivePlan, summary: TrainingSummary) -> tuple[ListedMode
     for rejected in plan.rejected:
         symbol, timeframe, addressable = _place(rejected.name, rejected.symbol_shown)
         _add(listed, symbol, timeframe, rejected.reason, addressable=addressable)
-    for (symbol, frame), _ in summary.claims.items():
+    for symbol, frame in summary.claims:
         if (symbol, frame.value) not in listed:
             problem = (
                 "the training summary has metrics, but the archive holds no checkpoint "
@@ -108,7 +108,12 @@ def list_models(plan: ArchivePlan, summary: TrainingSummary) -> tuple[ListedMode
 
 
 def _add(
-    listed: dict[tuple[str, str], ListedModel], symbol: str, timeframe: str, problem: str, *, addressable: bool
+    listed: dict[tuple[str, str], ListedModel],
+    symbol: str,
+    timeframe: str,
+    problem: str,
+    *,
+    addressable: bool,
 ) -> None:
     before = listed.get((symbol, timeframe))
     if before is not None and before.problem and before.problem != problem:
@@ -126,7 +131,9 @@ def _place(entry_name: str, shown: str) -> tuple[str, str, bool]:
         return shown, _UNKNOWN_TIMEFRAME, False
 
 
-def register(platform: Platform, ready: ReadyArchive, *, run_id: str, busy: Callable[[str], bool]) -> Delivery:
+def register(
+    platform: Platform, ready: ReadyArchive, *, run_id: str, busy: Callable[[str], bool]
+) -> Delivery:
     """Make a readable file a known archive, by content.
 
     Args:
@@ -141,18 +148,24 @@ def register(platform: Platform, ready: ReadyArchive, *, run_id: str, busy: Call
     attempts = _attempts(platform, ready.sha256)
     if known and known[0]["status"] == "COMPLETE":
         reason = f"the same content was delivered before, as archive {known[0]['archive_id']}, and is decided"
-        delivery = _delivery(ready, Outcome.DUPLICATE, known[0]["archive_id"], attempts, symbols, models, reason)
+        delivery = _delivery(
+            ready, Outcome.DUPLICATE, known[0]["archive_id"], attempts, symbols, models, reason
+        )
         _record(platform, delivery, ready.size_bytes, [], run_id)
         return delivery
     if known and busy(ready.sha256):
         reason = f"archive {known[0]['archive_id']} with the same content is being worked on"
-        delivery = _delivery(ready, Outcome.DUPLICATE, known[0]["archive_id"], attempts, symbols, models, reason)
+        delivery = _delivery(
+            ready, Outcome.DUPLICATE, known[0]["archive_id"], attempts, symbols, models, reason
+        )
         _record(platform, delivery, ready.size_bytes, [], run_id)
         return delivery
     archive_id = known[0]["archive_id"] if known else _free_id(platform, ready.archive_id, ready.sha256)
     outcome = Outcome.RETRY if known else Outcome.ACCEPTED
     delivery = _delivery(ready, outcome, archive_id, attempts + 1, symbols, models, None)
-    rows = _archive_changes(platform, ready, archive_id, models, stored=known[0]["stored_path"] if known else None)
+    rows = _archive_changes(
+        platform, ready, archive_id, models, stored=known[0]["stored_path"] if known else None
+    )
     _record(platform, delivery, ready.size_bytes, rows, run_id)
     return delivery
 
@@ -189,7 +202,12 @@ def relative(platform: Platform, path: Path) -> str:
 
 
 def _archive_changes(
-    platform: Platform, ready: ReadyArchive, archive_id: str, models: Sequence[ListedModel], *, stored: str | None
+    platform: Platform,
+    ready: ReadyArchive,
+    archive_id: str,
+    models: Sequence[ListedModel],
+    *,
+    stored: str | None,
 ) -> list[Change]:
     summary = ready.summary
     row = {
@@ -224,7 +242,9 @@ def _archive_changes(
     ]
     return [
         Replace("training_archives", [{"archive_id": archive_id}], [row]),
-        Replace("extracted_models", [{k: r[k] for k in ("archive_id", "symbol", "timeframe")} for r in lost], lost),
+        Replace(
+            "extracted_models", [{k: r[k] for k in ("archive_id", "symbol", "timeframe")} for r in lost], lost
+        ),
     ]
 
 
@@ -253,7 +273,9 @@ def _record(
         "archive_id": delivery.archive_id,
         "reason": delivery.reason,
     }
-    platform.warehouse.write([*changes, Append("archive_deliveries", [row])], run_id=run_id, now=platform.now())
+    platform.warehouse.write(
+        [*changes, Append("archive_deliveries", [row])], run_id=run_id, now=platform.now()
+    )
 
 
 def _attempts(platform: Platform, sha256: str) -> int:
@@ -273,7 +295,9 @@ def archive_row(platform: Platform, archive_id: str) -> dict[str, Any]:
     found = platform.warehouse.rows("SELECT * FROM training_archives WHERE archive_id = ?", (archive_id,))
     if found:
         return found[0]
-    newest = platform.warehouse.rows("SELECT archive_id FROM training_archives ORDER BY archive_id DESC LIMIT 5")
+    newest = platform.warehouse.rows(
+        "SELECT archive_id FROM training_archives ORDER BY archive_id DESC LIMIT 5"
+    )
     known = ", ".join(r["archive_id"] for r in newest) or "none so far"
     raise Rejected(f"archive {ascii(archive_id)[:60]} is unknown: expected an archive_id such as {known}")
 

@@ -12,12 +12,12 @@ from typing import Any
 
 from postval_assets.core.decision import POLICIES, DecisionPolicy, ModelVerdict, Reason
 from postval_assets.core.evaluation import code_version, digest_of
-from postval_assets.core.gating import Classification
-from postval_assets.core.walk_forward import summarize
 from postval_assets.core.folds import plan_named
+from postval_assets.core.gating import Classification
+from postval_assets.core.instruments import Timeframe
+from postval_assets.core.walk_forward import summarize
 from postval_assets.io.warehouse import Append, Update
 from postval_assets.pipeline.market import resolve_as_of
-from postval_assets.core.instruments import Timeframe
 from postval_assets.pipeline.platform import Platform, StageReport, SymbolReport
 from postval_assets.pipeline.summarizing import fold_outcome
 
@@ -78,12 +78,16 @@ def decide_models(
     return StageReport(tuple(reports))
 
 
-def decision_rows(platform: Platform, model: Mapping[str, Any], as_of: datetime | None) -> list[dict[str, object]]:
+def decision_rows(
+    platform: Platform, model: Mapping[str, Any], as_of: datetime | None
+) -> list[dict[str, object]]:
     """The decisions of one model, one for each plan and policy."""
     timeframe = Timeframe(model["timeframe"])
     at = resolve_as_of(platform, model["archive_id"], model["symbol"], timeframe, until=as_of)
     folds = (
-        platform.warehouse.rows(_FOLDS, (model["archive_id"], model["symbol"], model["timeframe"], at)) if at else []
+        platform.warehouse.rows(_FOLDS, (model["archive_id"], model["symbol"], model["timeframe"], at))
+        if at
+        else []
     )
     by_plan: dict[str, list[Mapping[str, Any]]] = {}
     for fold in folds:

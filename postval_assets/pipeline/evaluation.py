@@ -17,9 +17,24 @@ import numpy as np
 import pandas as pd
 
 from postval_assets.core.bars import Bars
-from postval_assets.core.evaluation import EvaluatedModel, FoldEvaluation, FoldInputs, code_version, evaluate, fold_inputs
+from postval_assets.core.evaluation import (
+    EvaluatedModel,
+    FoldEvaluation,
+    FoldInputs,
+    code_version,
+    evaluate,
+    fold_inputs,
+)
 from postval_assets.core.failures import Rejected, Unavailable
-from postval_assets.core.folds import BACKTEST, Plan, PlanBlocks, TrainingWindow, cut, newest_close, to_datetime
+from postval_assets.core.folds import (
+    BACKTEST,
+    Plan,
+    PlanBlocks,
+    TrainingWindow,
+    cut,
+    newest_close,
+    to_datetime,
+)
 from postval_assets.core.instruments import Timeframe
 from postval_assets.io.warehouse import Append, Replace
 from postval_assets.pipeline.market import model_bars, resolve_as_of
@@ -155,7 +170,9 @@ class _Stage:
             progress.step(name)
         self._flush()
         if self.unavailable:
-            raise Unavailable(f"{len(self.unavailable)} model(s) could not be evaluated: " + "; ".join(self.unavailable))
+            raise Unavailable(
+                f"{len(self.unavailable)} model(s) could not be evaluated: " + "; ".join(self.unavailable)
+            )
 
     def report(self) -> EvaluationReport:
         return EvaluationReport(
@@ -170,9 +187,13 @@ class _Stage:
         )
 
     def _models(self, archive_id: str, symbol: str) -> list[dict[str, Any]]:
-        return self.platform.warehouse.rows(_MODELS, (archive_id, symbol, self.platform.settings.include_dropped))
+        return self.platform.warehouse.rows(
+            _MODELS, (archive_id, symbol, self.platform.settings.include_dropped)
+        )
 
-    def _job(self, row: Mapping[str, Any], selections: Sequence[FoldSelection], as_of: datetime | None) -> _Job:
+    def _job(
+        self, row: Mapping[str, Any], selections: Sequence[FoldSelection], as_of: datetime | None
+    ) -> _Job:
         platform = self.platform
         symbol, timeframe = str(row["symbol"]), Timeframe(row["timeframe"])
         bars = model_bars(platform, symbol, timeframe)
@@ -243,7 +264,9 @@ class _Stage:
                 self.counts[symbol][0] += 1
                 self.counts[symbol][1] += evaluation is None
                 if evaluation is not None and evaluation.metrics is None:
-                    self.problems[symbol].append(f"{job.keys['timeframe']} {fold_key}: {status}, {evaluation.reason}")
+                    self.problems[symbol].append(
+                        f"{job.keys['timeframe']} {fold_key}: {status}, {evaluation.reason}"
+                    )
             if evaluations:
                 self._add_rows(job, plan_blocks, evaluations)
         if self.pending_rows >= _ROWS_PER_WRITE:
@@ -261,7 +284,9 @@ class _Stage:
             self.changes.append(Replace("backtest_results", [job.keys], kept))
             return
         keys = [{**job.keys, "plan": plan_blocks.plan.name, "fold": e.block.fold} for e in evaluations]
-        curves = [curve_frame(k, e, job.bars) for k, e in zip(keys, evaluations, strict=True) if e.run is not None]
+        curves = [
+            curve_frame(k, e, job.bars) for k, e in zip(keys, evaluations, strict=True) if e.run is not None
+        ]
         trips = [r for k, e in zip(keys, evaluations, strict=True) for r in trip_rows(k, e, job.bars)]
         curve = pd.concat(curves, ignore_index=True) if curves else pd.DataFrame()
         self.changes += [
@@ -317,7 +342,8 @@ def curve_frame(keys: Mapping[str, object], evaluation: FoldEvaluation, bars: Ba
     action = pd.array(np.where(run.actions < 0, 0, run.actions), dtype="Int64")
     action[run.actions < 0] = pd.NA
     frame = pd.DataFrame({"ts": ts, "equity": run.equity, "position": run.position, "action": action})
-    return frame.assign(**keys)
+    values: dict[str, Any] = dict(keys)
+    return frame.assign(**values)
 
 
 def trip_rows(keys: Mapping[str, object], evaluation: FoldEvaluation, bars: Bars) -> list[dict[str, object]]:

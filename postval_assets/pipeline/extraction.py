@@ -76,7 +76,9 @@ def extract_models(platform: Platform, archives: Mapping[str, str], *, run_id: s
                 keys = [{"archive_id": archive_id, "symbol": symbol}]
                 changes.append(Replace("extracted_models", keys, rows))
                 changes.append(Replace("training_claims", keys, _claim_rows(archive_id, symbol, summary)))
-                problems = tuple(f"{r['timeframe']}: {r['status']}, {r['reason']}" for r in rows if r["status"] != "OK")
+                problems = tuple(
+                    f"{r['timeframe']}: {r['status']}, {r['reason']}" for r in rows if r["status"] != "OK"
+                )
                 reports.append(SymbolReport(symbol, len(rows), problems=problems))
         platform.warehouse.write(changes, run_id=run_id, now=platform.now())
         _count(platform, archive_id, run_id)

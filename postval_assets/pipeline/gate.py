@@ -38,7 +38,9 @@ def gate_models(platform: Platform, archives: Mapping[str, str], *, run_id: str)
         models = platform.warehouse.rows(_MODELS, (archive_id, symbol))
         rows = [gate_row(model, platform) for model in models]
         changes.append(Replace("gating_scores", [{"archive_id": archive_id, "symbol": symbol}], rows))
-        problems = tuple(f"{r['timeframe']}: INVALID, {r['reason']}" for r in rows if r["classification"] == "INVALID")
+        problems = tuple(
+            f"{r['timeframe']}: INVALID, {r['reason']}" for r in rows if r["classification"] == "INVALID"
+        )
         reports.append(SymbolReport(symbol, len(rows), problems=problems))
     platform.warehouse.write(changes, run_id=run_id, now=platform.now())
     return StageReport(tuple(reports))

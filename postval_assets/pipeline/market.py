@@ -37,7 +37,7 @@ def load_bars(platform: Platform, symbols: Sequence[str], *, run_id: str) -> Sta
             reports.append(_load_symbol(platform, source, symbol, run_id))
         except Rejected as error:
             timeframe = _base_timeframe(platform, symbol)
-            row = {
+            row: dict[str, object] = {
                 "symbol": symbol,
                 "timeframe": timeframe.value,
                 "source": source.name,
@@ -45,12 +45,16 @@ def load_bars(platform: Platform, symbols: Sequence[str], *, run_id: str) -> Sta
                 "reason": str(error),
             }
             _write_load(platform, symbol, [row], run_id)
-            n_stored = int(platform.warehouse.rows("SELECT count(*) AS n FROM bars WHERE symbol = ?", (symbol,))[0]["n"])
+            n_stored = int(
+                platform.warehouse.rows("SELECT count(*) AS n FROM bars WHERE symbol = ?", (symbol,))[0]["n"]
+            )
             reports.append(SymbolReport(symbol, n_stored, n_stored, (str(error),)))
         except Unavailable as error:
             unavailable.append(f"{symbol}: {error}")
     if unavailable:
-        raise Unavailable(f"bars of {len(unavailable)} symbol(s) could not be read: " + "; ".join(unavailable))
+        raise Unavailable(
+            f"bars of {len(unavailable)} symbol(s) could not be read: " + "; ".join(unavailable)
+        )
     return StageReport(tuple(reports))
 
 
@@ -81,7 +85,9 @@ def _load_symbol(platform: Platform, source: BarSource, symbol: str, run_id: str
 
 
 def _write_load(platform: Platform, symbol: str, rows: list[dict[str, object]], run_id: str) -> None:
-    platform.warehouse.write([Replace("bar_loads", [{"symbol": symbol}], rows)], run_id=run_id, now=platform.now())
+    platform.warehouse.write(
+        [Replace("bar_loads", [{"symbol": symbol}], rows)], run_id=run_id, now=platform.now()
+    )
 
 
 def _changed(fetched: pd.DataFrame, stored: pd.DataFrame | None) -> pd.DataFrame:
@@ -115,7 +121,9 @@ def stored_bars(platform: Platform, symbol: str, timeframe: Timeframe) -> Bars |
     )
     if frame.empty:
         return None
-    return Bars.from_frame(frame, symbol=symbol, timeframe=timeframe, asset_class=platform.asset_class(symbol))
+    return Bars.from_frame(
+        frame, symbol=symbol, timeframe=timeframe, asset_class=platform.asset_class(symbol)
+    )
 
 
 def model_bars(platform: Platform, symbol: str, timeframe: Timeframe) -> Bars:
@@ -156,7 +164,9 @@ def _why_no_bars(platform: Platform, symbol: str, timeframe: Timeframe, stored: 
             f"bars of {symbol} are {', '.join(stored)}: {timeframe} bars cannot be made from them; "
             "set base_timeframe to a finer one that the source has"
         )
-    loads = platform.warehouse.rows("SELECT reason FROM bar_loads WHERE symbol = ? AND reason IS NOT NULL", (symbol,))
+    loads = platform.warehouse.rows(
+        "SELECT reason FROM bar_loads WHERE symbol = ? AND reason IS NOT NULL", (symbol,)
+    )
     if loads:
         return f"no bars of {symbol}: {loads[0]['reason']}"
     return f"no bars of {symbol} in the warehouse: materialize bars for it first"

@@ -19,6 +19,7 @@ from postval_assets.io.model_store import ModelStore
 from postval_assets.io.warehouse import Warehouse
 from postval_assets.settings import Settings
 
+
 @dataclass(frozen=True)
 class SymbolReport:
     """What a stage did for one symbol.

@@ -30,5 +30,11 @@ class Progress:
         rate = self._done / max(now - self._started, 1e-9)
         left = (self._total - self._done) / rate
         self._log.info(
-            "%s: %d/%d models, %.1f a second, %.0f s left (%s)", self._what, self._done, self._total, rate, left, name
+            "%s: %d/%d models, %.1f a second, %.0f s left (%s)",
+            self._what,
+            self._done,
+            self._total,
+            rate,
+            left,
+            name,
         )

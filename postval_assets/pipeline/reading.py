@@ -68,7 +68,10 @@ def archive_results(
             params,
         ),
         summaries=read(
-            f"SELECT x.* FROM walk_forward_summaries x WHERE {of_archive} AND {newest} ORDER BY symbol, timeframe, plan",
+            f"""
+            SELECT x.* FROM walk_forward_summaries x WHERE {of_archive} AND {newest}
+            ORDER BY symbol, timeframe, plan
+            """,
             params,
         ),
         folds=read(
@@ -76,7 +79,8 @@ def archive_results(
             params,
         ),
         backtests=read(
-            f"SELECT x.* FROM backtest_results x WHERE {of_archive} AND {newest} ORDER BY symbol, timeframe", params
+            f"SELECT x.* FROM backtest_results x WHERE {of_archive} AND {newest} ORDER BY symbol, timeframe",
+            params,
         ),
         decisions=read(
             f"""
@@ -93,7 +97,9 @@ def archive_results(
 
 def newest_archive(platform: Platform) -> str | None:
     """The newest archive that was not refused; None where there is none."""
-    found = platform.warehouse.rows("SELECT max(archive_id) AS a FROM training_archives WHERE status <> 'REJECTED'")
+    found = platform.warehouse.rows(
+        "SELECT max(archive_id) AS a FROM training_archives WHERE status <> 'REJECTED'"
+    )
     newest = found[0]["a"]
     return str(newest) if newest is not None else None
 

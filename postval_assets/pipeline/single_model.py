@@ -36,7 +36,13 @@ class SingleBacktest:
 
 
 def backtest_model(
-    platform: Platform, file: Path, *, days: int, n_folds: int, symbol: str | None = None, as_of: datetime | None = None
+    platform: Platform,
+    file: Path,
+    *,
+    days: int,
+    n_folds: int,
+    symbol: str | None = None,
+    as_of: datetime | None = None,
 ) -> SingleBacktest:
     """Trade one checkpoint over the last days, in one block or several.
 
@@ -73,7 +79,10 @@ def backtest_model(
     bars = in_timeframe(fetched, timeframe, settings.session)
     at = newest_close(bars, as_of or platform.now())
     model = EvaluatedModel(
-        model_sha256="", spec=spec, tensors=checkpoint.tensors, feature_set=feature_set,
+        model_sha256="",
+        spec=spec,
+        tensors=checkpoint.tensors,
+        feature_set=feature_set,
         training=TrainingWindow(spec.train_start, spec.train_end),
     )
     plan = Plan(f"{days}d", days, n_folds)
@@ -81,8 +90,13 @@ def backtest_model(
     inputs = fold_inputs(model, bars, blocks, at, settings.evaluation_digest())
     (evaluations,) = evaluate(model, bars, [(blocks, inputs)], settings.execution_rules, platform.device())
     keys = {"symbol": name, "timeframe": timeframe.value, "as_of": at}
-    summary = summarize([e.outcome() for e in evaluations], n_folds, blocks.bars_per_year, settings.grade_limits)
-    notes = [f"features {feature_set.name} ({basis})", f"activation {spec.activation} ({spec.activation_basis})"]
+    summary = summarize(
+        [e.outcome() for e in evaluations], n_folds, blocks.bars_per_year, settings.grade_limits
+    )
+    notes = [
+        f"features {feature_set.name} ({basis})",
+        f"activation {spec.activation} ({spec.activation_basis})",
+    ]
     return SingleBacktest(
         summary={**keys, "plan": plan.name, **dataclasses.asdict(summary)},
         folds=tuple(fold_row(keys, blocks, e, bars, {}) for e in evaluations),
@@ -96,4 +110,6 @@ def _named(file: Path, symbol: str | None) -> tuple[str, Timeframe]:
         timeframe = parse_timeframe(frame) if frame else Timeframe.HOUR_1
         return parse_symbol(symbol or stem), timeframe
     except Rejected as error:
-        raise Rejected(f"{file.name}: {error}; expected a name such as UNIUSD_1Hour.pt, or --symbol") from error
+        raise Rejected(
+            f"{file.name}: {error}; expected a name such as UNIUSD_1Hour.pt, or --symbol"
+        ) from error

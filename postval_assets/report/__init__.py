@@ -1,0 +1,1 @@
+"""Layout of results for people; rows come in, text goes out."""

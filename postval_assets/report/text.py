@@ -31,7 +31,18 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 def gating_table(rows: Sequence[Row]) -> str:
     """Intake and gate of each model; the training max drawdown is always called a proxy."""
-    headers = ("symbol", "timeframe", "version", "status", "gate", "fitness", "PF", "consist.", "maxDD proxy", "flags")
+    headers = (
+        "symbol",
+        "timeframe",
+        "version",
+        "status",
+        "gate",
+        "fitness",
+        "PF",
+        "consist.",
+        "maxDD proxy",
+        "flags",
+    )
     body = []
     for r in rows:
         notes = list(r["flags"] or [])
@@ -44,9 +55,19 @@ def gating_table(rows: Sequence[Row]) -> str:
         if r["activation_basis"] == "ASSUMED":
             notes.append("activation ASSUMED")
         notes += [reason for reason in (r["gate_reason"], r["reason"]) if reason]
-        figures = [_number(r[name], 2) for name in ("fitness", "profit_factor", "consistency", "max_drawdown")]
+        figures = [
+            _number(r[name], 2) for name in ("fitness", "profit_factor", "consistency", "max_drawdown")
+        ]
         body.append(
-            (r["symbol"], r["timeframe"], r["model_version"], r["status"], r["classification"], *figures, "; ".join(notes))
+            (
+                r["symbol"],
+                r["timeframe"],
+                r["model_version"],
+                r["status"],
+                r["classification"],
+                *figures,
+                "; ".join(notes),
+            )
         )
     return table(headers, body)
 
@@ -59,18 +80,20 @@ def fold_analysis(summary: Row, folds: Sequence[Row]) -> str:
     stability = summary["stability_grade"]
     expected = summary["sharpe_std_expected"]
     chance = "" if expected is None else f"; sampling alone gives +/- {expected:.2f}"
+    mean = _number(summary["sharpe_mean"], 2)
+    returns = f"{_percent(summary['return_min'])} to {_percent(summary['return_max'])}"
     lines += [
         f"  Sharpe Range: {_number(summary['sharpe_min'], 2)} to {_number(summary['sharpe_max'], 2)}  {stability}",
-        f"  Sharpe Mean: {_number(summary['sharpe_mean'], 2)} (+/- {_number(summary['sharpe_std'], 2)})  "
-        f"{stability}{chance}",
+        f"  Sharpe Mean: {mean} (+/- {_number(summary['sharpe_std'], 2)})  {stability}{chance}",
         f"  Positive Folds: {summary['positive_folds']}/{summary['n_folds']}  {summary['consistency_grade']}",
-        f"  Returns: {_percent(summary['return_min'])} to {_percent(summary['return_max'])}  "
-        f"{summary['profitability_grade']}",
+        f"  Returns: {returns}  {summary['profitability_grade']}",
     ]
     overlaps = sorted({f["training_overlap"] for f in folds} - {"OUT_OF_SAMPLE"})
     if overlaps:
         count = sum(f["training_overlap"] != "OUT_OF_SAMPLE" for f in folds)
-        lines.append(f"  Not shown to be out of sample: {count} of {len(folds)} folds ({', '.join(overlaps)})")
+        lines.append(
+            f"  Not shown to be out of sample: {count} of {len(folds)} folds ({', '.join(overlaps)})"
+        )
     return "\n".join(lines)
 
 
@@ -81,14 +104,26 @@ def _fold_line(fold: Row) -> str:
         return f"{head}  {fold['status']}: {fold['reason']}"
     figures = (
         f"return {_percent(fold['total_return']):>8}  Sharpe {_number(fold['sharpe'], 2):>6}  "
-        f"max DD {_percent(fold['max_drawdown']):>7}  trades {fold['n_trades']:>4}"
+        f"max DD {_drawdown(fold['max_drawdown']):>6}  trades {fold['n_trades']:>4}"
     )
-    return f"{head}  {figures}  {fold['training_overlap']}" + ("" if fold["status"] == "OK" else f"  {fold['status']}")
+    return f"{head}  {figures}  {fold['training_overlap']}" + (
+        "" if fold["status"] == "OK" else f"  {fold['status']}"
+    )
 
 
 def backtest_table(rows: Sequence[Row]) -> str:
     """The last 30 days of each model."""
-    headers = ("symbol", "timeframe", "30-day return", "buy and hold", "Sharpe", "max DD", "trades", "training", "status")
+    headers = (
+        "symbol",
+        "timeframe",
+        "30-day return",
+        "buy and hold",
+        "Sharpe",
+        "max DD",
+        "trades",
+        "training",
+        "status",
+    )
     body = [
         (
             r["symbol"],
@@ -96,7 +131,7 @@ def backtest_table(rows: Sequence[Row]) -> str:
             _percent(r["total_return"]),
             _percent(r["buy_and_hold_return"]),
             _number(r["sharpe"], 2),
-            _percent(r["max_drawdown"]),
+            _drawdown(r["max_drawdown"]),
             r["n_trades"],
             r["training_overlap"],
             r["status"] if r["reason"] is None else f"{r['status']}: {r['reason']}",
@@ -128,6 +163,10 @@ def _number(value: float | None, digits: int) -> str:
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{value * 100:+.2f}%"
+
+
+def _drawdown(value: float | None) -> str:
+    return "-" if value is None else f"{value * 100:.2f}%"
 
 
 def _cell(value: object) -> str:

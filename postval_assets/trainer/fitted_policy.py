@@ -178,7 +178,7 @@ def fit_policy(plan: FitPlan, bars: Bars, seed: int) -> TrainedModel:
                 loss = nn.functional.cross_entropy(logits, samples.labels)
                 loss = loss + 0.01 * nn.functional.smooth_l1_loss(values, samples.targets)
                 optimizer.zero_grad()
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
                 optimizer.step()
             claims.append(_claims(network, samples, bars.asset_class, layout))
     n_updates = plan.n_validations * UPDATES_PER_VALIDATION

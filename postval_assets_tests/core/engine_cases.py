@@ -54,7 +54,10 @@ def case_bars(case: Case) -> Bars:
     n = len(case.market)
     ts = np.datetime64("2024-01-01", "us") + np.arange(n) * Timeframe.HOUR_1.delta
     asset_class = AssetClass.CRYPTO if case.rules.long_only else AssetClass.EQUITY
-    columns = {c: np.asarray(getattr(case.market, c), dtype=np.float64) for c in ("open", "high", "low", "close", "volume")}
+    columns = {
+        c: np.asarray(getattr(case.market, c), dtype=np.float64)
+        for c in ("open", "high", "low", "close", "volume")
+    }
     return Bars(symbol="TEST", timeframe=Timeframe.HOUR_1, asset_class=asset_class, ts=ts, **columns)
 
 

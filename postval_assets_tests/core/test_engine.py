@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 
 from postval_assets.core.engine import Lane, RunStatus, ScriptedActor, run_lanes
 from postval_assets.core.metrics import block_metrics
-from postval_assets_tests.core.engine_cases import PolicyActor, assert_agrees, engine_rules, first_tie, lane_of
+from postval_assets_tests.core.engine_cases import (
+    PolicyActor,
+    assert_agrees,
+    engine_rules,
+    first_tie,
+    lane_of,
+)
 from postval_assets_tests.core.market_cases import Case, cases, seeded_case
 from postval_assets_tests.core.plain_loop import PlainRun, run_plain
 from postval_assets_tests.core.plain_metrics import plain_metrics
@@ -17,7 +23,9 @@ from postval_assets_tests.core.plain_metrics import plain_metrics
 
 def plain(case: Case) -> PlainRun:
     m = case.market
-    return run_plain(m.open, m.high, m.low, m.close, m.volume, case.a, case.b, case.sizes, case.policy, case.rules)
+    return run_plain(
+        m.open, m.high, m.low, m.close, m.volume, case.a, case.b, case.sizes, case.policy, case.rules
+    )
 
 
 def engine(case: Case):
@@ -126,4 +134,8 @@ def test_scripted_actions_are_replayed():
 def test_a_block_of_one_bar_is_refused():
     lane = lane_of(seeded_case(1))
     with pytest.raises(ValueError, match="at least two bars"):
-        run_lanes([Lane(lane.bars, 0, 1, lane.sizes)], ScriptedActor(np.zeros((1, 1), dtype=np.int64)), engine_rules(seeded_case(1).rules))
+        run_lanes(
+            [Lane(lane.bars, 0, 1, lane.sizes)],
+            ScriptedActor(np.zeros((1, 1), dtype=np.int64)),
+            engine_rules(seeded_case(1).rules),
+        )

@@ -129,6 +129,16 @@ def test_a_disk_that_refuses_is_worth_retrying(folders, monkeypatch):
     assert path.read_bytes() == CONTENT
 
 
+def test_a_stored_archive_is_verified_by_its_content(folders):
+    with pytest.raises(Rejected, match="missing"):
+        folders.store.verify(SHA)
+    stored = adopt(folders, folders.drop())
+    assert folders.store.verify(SHA) == stored
+    stored.write_bytes(CONTENT[:-1] + b"x")
+    with pytest.raises(Rejected, match="changed or damaged"):
+        folders.store.verify(SHA)
+
+
 @pytest.mark.parametrize("sha", ["", "../../x", "A" * 64, "a" * 63, "a" * 65])
 def test_only_a_digest_names_a_file(folders, sha):
     with pytest.raises(Rejected, match="not a SHA-256"):
