@@ -14,6 +14,7 @@ setup: $(STAMP)  ## the environment in .venv
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/postval home
 	@touch $(STAMP)
 
 demo: setup  ## the whole job on the bundled sample, through the real daemon and sensor

@@ -128,6 +128,20 @@ def up(ctx: click.Context, port: int | None) -> None:
         raise Rejected(f"dagster dev ended with code {code}; its messages are above")
 
 
+@main.command(epilog=_examples("postval home", "dagster dev      then keeps its history in data/dagster"))
+@click.pass_context
+def home(ctx: click.Context) -> None:
+    """Prepares the data directory, and tells a plain `dagster dev` in this folder where it is (.env)."""
+    from postval_assets.commands.home import prepare_home, write_dotenv
+
+    settings = _settings(ctx)
+    prepare_home(settings)
+    click.echo(str(settings.data_dir))
+    written = write_dotenv(settings, Path.cwd())
+    if written is not None:
+        click.echo(str(written))
+
+
 @main.command(epilog=_examples("postval ingest Alpaca_trading_trained_20250301_180000.zip"))
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.pass_context

@@ -51,6 +51,8 @@ def write_dotenv(settings: Settings, folder: Path) -> Path | None:
     path = folder / ".env"
     if path.exists() and not path.read_text(encoding="utf-8").startswith(_MADE_BY):
         return None
-    lines = [f"{name}={value}\n" for name, value in environment(settings).items()]
+    # Where, not how: bars and plans stay the business of postval.toml and the environment.
+    where = {k: v for k, v in environment(settings).items() if k in ("DAGSTER_HOME", "POSTVAL_DATA_DIR")}
+    lines = [f"{name}={value}\n" for name, value in where.items()]
     path.write_text(_MADE_BY + "".join(lines), encoding="utf-8")
     return path

@@ -11,9 +11,11 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO
+from types import FrameType
+from typing import IO, Any
 
 import psutil
 
@@ -23,6 +25,10 @@ from postval_assets.settings import Settings, child_environment
 
 MODULE = "postval_assets.definitions"
 _STOP_SECONDS = 20.0
+# Ctrl-C, a service manager, a closed terminal, and Windows' Ctrl-Break; not every system has all of them.
+_STOP_SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)
+)
 
 
 def dev_command(settings: Settings) -> list[str]:
@@ -70,6 +76,8 @@ def require_free_port(port: int) -> None:
 def running(command: Sequence[str], settings: Settings, output: IO[bytes] | None) -> Iterator[psutil.Popen]:
     """A command with its whole tree of processes, stopped on leaving.
 
+    SIGTERM and SIGHUP leave the block as Ctrl-C does; while the tree is being stopped, further ones are ignored.
+
     Args:
         command: program and arguments.
         settings: of the data directory it works on.
@@ -86,10 +94,22 @@ def running(command: Sequence[str], settings: Settings, output: IO[bytes] | None
         start_new_session=sys.platform != "win32",
         creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
     )
+    before = _handle_stop_signals(signal.default_int_handler)
     try:
         yield process
     finally:
+        _handle_stop_signals(signal.SIG_IGN)
         stop_tree(process)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _handle_stop_signals(handler: Callable[[int, FrameType | None], Any] | signal.Handlers) -> dict[int, Any]:
+    """Set the handler of each signal that is not ignored (nohup ignores SIGHUP); the handlers before."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    heeded = [s for s in _STOP_SIGNALS if signal.getsignal(s) is not signal.SIG_IGN]
+    return {number: signal.signal(number, handler) for number in heeded}
 
 
 def stop_tree(process: psutil.Popen) -> None:

@@ -10,7 +10,7 @@ No observation is ever built, except for a network that normalises the observati
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -88,10 +88,11 @@ class PolicyNetwork:
         import torch
 
         functional = torch.nn.functional
+        activate = _activation(self.spec.activation)
         with torch.inference_mode():
             for layer in self.spec.layers[first:]:
                 if layer.kind is LayerKind.ACTIVATION:
-                    hidden = _activation(self.spec.activation)(hidden)
+                    hidden = activate(hidden)
                     continue
                 weight = self._weights[layer.weight_key]
                 bias = None if layer.bias_key is None else self._weights[layer.bias_key]
@@ -167,17 +168,11 @@ def _choose(logits: torch.Tensor) -> Int:
     return best
 
 
-def _activation(name: str) -> torch.nn.Module:
+def _activation(name: str) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Torch's function of that name; the names are those that checkpoint.py accepts."""
     import torch
 
-    functions: dict[str, torch.nn.Module] = {
-        "relu": torch.nn.ReLU(),
-        "tanh": torch.nn.Tanh(),
-        "elu": torch.nn.ELU(),
-        "gelu": torch.nn.GELU(),
-        "silu": torch.nn.SiLU(),
-        "leaky_relu": torch.nn.LeakyReLU(),
-        "selu": torch.nn.SELU(),
-        "sigmoid": torch.nn.Sigmoid(),
-    }
-    return functions[name]
+    found: Callable[[torch.Tensor], torch.Tensor] = getattr(
+        torch if name in ("tanh", "sigmoid") else torch.nn.functional, name
+    )
+    return found

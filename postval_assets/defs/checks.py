@@ -15,12 +15,12 @@ from .resources import PlatformResource
 )
 def inputs_are_current(platform: PlatformResource) -> dg.AssetCheckResult:
     stale = stale_summaries(platform.platform)
-    words = [f"{archive_id}: {', '.join(symbols)}" for archive_id, symbols in stale.items()]
+    words = [f"{s.archive_id}: {', '.join(s.symbols)}" for s in stale]
     return dg.AssetCheckResult(
         passed=not stale,
         severity=dg.AssetCheckSeverity.WARN,
         description="\n".join(words) or None,
-        metadata={"stale_symbols": sum(len(s) for s in stale.values())},
+        metadata={"stale_symbols": sum(len(s.symbols) for s in stale)},
     )
 
 

@@ -21,6 +21,8 @@ from .resources import ARCHIVE_TAG, SHA_TAG, PlatformResource
 
 ATTEMPT_TAG = "postval/attempt"
 HASH_SECONDS_PER_TICK = 20.0
+# Follow-up runs that were asked for, so that one that failed is not asked for again and again.
+REMEMBERED_REQUESTS = 500
 
 UNFINISHED = [
     dg.DagsterRunStatus.QUEUED,
@@ -133,35 +135,35 @@ def queue_sensor(
     if unfinished:
         return dg.SkipReason(f"{unfinished} run(s) are queued or running")
     newest = instance.get_runs(dg.RunsFilter(statuses=FINISHED), limit=1)
+    run_id = newest[0].run_id if newest else None
     seen = json.loads(context.cursor or "{}")
+    asked: list[str] = seen.get("asked", [])
     try:
-        if newest and newest[0].run_id != seen.get("run_id"):
-            requests = follow_up_requests(context, platform, newest[0].run_id)
+        if run_id != seen.get("run_id"):
+            requests = [r for r in follow_up_requests(instance, platform) if r.run_key not in asked]
             if requests:
-                return dg.SensorResult(run_requests=requests)
+                asked = [*asked, *(str(r.run_key) for r in requests)][-REMEMBERED_REQUESTS:]
+                cursor = json.dumps({"run_id": seen.get("run_id"), "asked": asked})
+                return dg.SensorResult(run_requests=requests, cursor=cursor)
         publication = platform.platform.warehouse.publish(platform.platform.replica)
     except PostvalError as error:
         return dg.SkipReason(str(error))
-    if newest:
-        context.update_cursor(json.dumps({"run_id": newest[0].run_id}))
-    return dg.SkipReason(
-        f"{publication.status}: {publication.path.name}"
-        + (f", {publication.reason}" if publication.reason else "")
-    )
+    context.update_cursor(json.dumps({"run_id": run_id, "asked": asked}))
+    why = f", {publication.reason}" if publication.reason else ""
+    return dg.SkipReason(f"{publication.status}: {publication.path.name}{why}")
 
 
-def follow_up_requests(
-    context: dg.SensorEvaluationContext, platform: PlatformResource, after: str
-) -> list[dg.RunRequest]:
-    """Runs that bring summaries and decisions up to their folds; keyed by the run after which they are due."""
-    ordered = context.instance.get_dynamic_partitions(SYMBOL)
+def follow_up_requests(instance: dg.DagsterInstance, platform: PlatformResource) -> list[dg.RunRequest]:
+    """Runs that bring summaries and decisions up to their folds, keyed by the folds' state."""
+    ordered = instance.get_dynamic_partitions(SYMBOL)
     requests = []
-    for archive_id, symbols in stale_summaries(platform.platform).items():
-        known = [s for s in symbols if s in set(ordered)]
-        for run_tags in range_tags(
-            known, ordered, platform.settings.symbols_per_run, {ARCHIVE_TAG: archive_id}
+    for stale in stale_summaries(platform.platform):
+        known = [s for s in stale.symbols if s in set(ordered)]
+        tags = {ARCHIVE_TAG: stale.archive_id}
+        for block, run_tags in enumerate(
+            range_tags(known, ordered, platform.settings.symbols_per_run, tags)
         ):
-            key = f"{after}:{archive_id}:{run_tags['dagster/asset_partition_range_start']}"
+            key = f"{stale.archive_id}:{stale.state}:{block}"
             requests.append(dg.RunRequest(run_key=key, job_name=decision_job.name, tags=run_tags))
     return requests
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -96,8 +97,23 @@ def summary_digest(fold_digests: Sequence[str], platform: Platform) -> str:
     return digest_of({"folds": list(fold_digests), "limits": repr(platform.settings.grade_limits)})
 
 
-def stale_summaries(platform: Platform) -> dict[str, tuple[str, ...]]:
-    """Symbols by archive whose newest folds are not what their summary was made from."""
+@dataclass(frozen=True)
+class StaleSummaries:
+    """Symbols of an archive whose newest folds are not what their summary was made from.
+
+    Attributes:
+        archive_id: which archive.
+        symbols: sorted.
+        state: digest of those folds: the same state is worth one attempt, not one every few seconds.
+    """
+
+    archive_id: str
+    symbols: tuple[str, ...]
+    state: str
+
+
+def stale_summaries(platform: Platform) -> tuple[StaleSummaries, ...]:
+    """What is to be summarized and decided again, by archive."""
     rows = platform.warehouse.rows(
         """
         SELECT f.archive_id, f.symbol, f.timeframe, f.as_of, f.plan,
@@ -107,11 +123,15 @@ def stale_summaries(platform: Platform) -> dict[str, tuple[str, ...]]:
           USING (archive_id, symbol, timeframe, as_of)
         LEFT JOIN walk_forward_summaries s USING (archive_id, symbol, timeframe, as_of, plan)
         GROUP BY f.archive_id, f.symbol, f.timeframe, f.as_of, f.plan
-        ORDER BY f.archive_id, f.symbol
+        ORDER BY f.archive_id, f.symbol, f.timeframe, f.plan
         """
     )
-    stale: dict[str, set[str]] = {}
+    stale: dict[str, dict[str, list[str]]] = {}
     for row in rows:
-        if row["summarized"] != summary_digest(row["digests"], platform):
-            stale.setdefault(row["archive_id"], set()).add(row["symbol"])
-    return {archive_id: tuple(sorted(symbols)) for archive_id, symbols in stale.items()}
+        digest = summary_digest(row["digests"], platform)
+        if row["summarized"] != digest:
+            stale.setdefault(row["archive_id"], {}).setdefault(row["symbol"], []).append(digest)
+    return tuple(
+        StaleSummaries(archive_id, tuple(sorted(symbols)), digest_of({"stale": symbols}))
+        for archive_id, symbols in stale.items()
+    )
