@@ -258,22 +258,27 @@ def load_settings(**overrides: object) -> Settings:
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """What another process needs to come to the same data directory and the same bars."""
+    """What another process needs to come to the same data directory, inbox, bars and settings file."""
+    file = _settings_file()
+    inbox = settings.inbox_dir
     return {
         "POSTVAL_DATA_DIR": str(settings.data_dir),
         "POSTVAL_BARS_SOURCE": settings.bars_source,
         "DAGSTER_HOME": str(settings.data_dir / "dagster"),
+        **({"POSTVAL_INBOX_DIR": str(inbox)} if inbox is not None else {}),
+        **({"POSTVAL_SETTINGS_FILE": str(file.absolute())} if file is not None else {}),
     }
 
 
 def child_environment(settings: Settings) -> dict[str, str]:
     """The whole environment of a child process that works on this data directory."""
-    return {**os.environ, **environment(settings), "PYTHONUNBUFFERED": "1"}
+    inherited = {name: value for name, value in os.environ.items() if name != "POSTVAL_INBOX_DIR"}
+    return {**inherited, **environment(settings), "PYTHONUNBUFFERED": "1"}
 
 
 def export_environment(settings: Settings) -> None:
-    """Bring this process to the data directory: Dagster finds its instance by the environment only."""
-    os.environ.update(environment(settings))
+    """Bring Dagster, in this process, to the data directory: it finds its instance by the environment only."""
+    os.environ["DAGSTER_HOME"] = environment(settings)["DAGSTER_HOME"]
 
 
 def _absolute_source(spec: str) -> str:

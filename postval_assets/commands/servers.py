@@ -84,31 +84,39 @@ def running(command: Sequence[str], settings: Settings, output: IO[bytes] | None
         output: where its output goes; None for this terminal.
     """
     prepare_home(settings)
-    process = psutil.Popen(
-        list(command),
-        env=child_environment(settings),
-        stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=subprocess.STDOUT if output is not None else None,
-        # Its own group: Ctrl-C reaches us, and we stop the tree in order.
-        start_new_session=sys.platform != "win32",
-        creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
-    )
+    # Before the child is started, which inherits what is ignored: Dagster stops by SIGINT.
     before = _handle_stop_signals(signal.default_int_handler)
     try:
-        yield process
+        process = psutil.Popen(
+            list(command),
+            env=child_environment(settings),
+            # Not in this folder: Dagster reads a .env there, and lets it win over the environment given here.
+            cwd=settings.data_dir / "dagster",
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT if output is not None else None,
+            # Its own group: Ctrl-C reaches us, and we stop the tree in order.
+            start_new_session=sys.platform != "win32",
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+        )
+        try:
+            yield process
+        finally:
+            _handle_stop_signals(signal.SIG_IGN)
+            stop_tree(process)
     finally:
-        _handle_stop_signals(signal.SIG_IGN)
-        stop_tree(process)
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
 def _handle_stop_signals(handler: Callable[[int, FrameType | None], Any] | signal.Handlers) -> dict[int, Any]:
-    """Set the handler of each signal that is not ignored (nohup ignores SIGHUP); the handlers before."""
+    """Set the handler of every signal that stops us; the handlers before.
+
+    What is ignored stays so (nohup ignores SIGHUP), but for SIGINT: shells start background jobs with it ignored.
+    """
     if threading.current_thread() is not threading.main_thread():
         return {}
-    heeded = [s for s in _STOP_SIGNALS if signal.getsignal(s) is not signal.SIG_IGN]
+    heeded = [s for s in _STOP_SIGNALS if s == signal.SIGINT or signal.getsignal(s) is not signal.SIG_IGN]
     return {number: signal.signal(number, handler) for number in heeded}
 
 
