@@ -18,16 +18,20 @@ from postval_assets.core.failures import PostvalError, Rejected
 from postval_assets.core.instruments import parse_symbol
 from postval_assets.definitions import build_definitions
 from postval_assets.defs.catalogue import archive_materialization
-from postval_assets.defs.jobs import archive_job, evaluation_job, range_tags
+from postval_assets.defs.jobs import archive_job, evaluation_job, evidence_job, range_tags
 from postval_assets.defs.partitions import ARCHIVE, SYMBOL
 from postval_assets.defs.resources import ARCHIVE_TAG, AS_OF_TAG, PLANS_TAG, SHA_TAG
 from postval_assets.defs.sensors import is_busy
 from postval_assets.io.inbox import inspect_archive
 from postval_assets.pipeline.archives import archive_limits, archives_of, register
+from postval_assets.pipeline.evidencing import archives_to_weigh
 from postval_assets.pipeline.intake_file import take_in
 from postval_assets.pipeline.platform import Platform
 
 log = logging.getLogger("postval.runs")
+
+# Dagster's own events stay out of the terminal; they are in its history.
+_QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
 class RunFailed(PostvalError):  # noqa: N818 - named as what happened
@@ -70,6 +74,7 @@ def validate(
     if as_of is not None:
         tags[AS_OF_TAG] = as_of.isoformat()
     run_job(platform, instance, archive_job.name, wanted, tags)
+    weigh(platform, instance)
     return Validated(delivery.archive_id, wanted)
 
 
@@ -97,7 +102,31 @@ def backfill(
         of_archive = [s for s, a in archives.items() if a == one]
         tags = {ARCHIVE_TAG: one, PLANS_TAG: ",".join(plans)}
         run_job(platform, instance, evaluation_job.name, of_archive, tags)
+    weigh(platform, instance)
     return archives
+
+
+def weigh(platform: Platform, instance: dg.DagsterInstance) -> None:
+    """Evidence of the archives that are decided and not weighed as they stand, then publish.
+
+    Raises:
+        RunFailed: after all archives were tried, with the first failures.
+    """
+    due = archives_to_weigh(platform)
+    known = set(instance.get_dynamic_partitions(ARCHIVE))
+    definition = build_definitions(platform.settings).resolve_job_def(evidence_job.name)
+    results = [
+        definition.execute_in_process(
+            instance=instance,
+            partition_key=archive_id,
+            tags={ARCHIVE_TAG: archive_id},
+            run_config=_QUIET,
+            raise_on_error=False,
+        )
+        for archive_id in due
+        if archive_id in known
+    ]
+    _finish(platform, results)
 
 
 def run_job(
@@ -110,15 +139,18 @@ def run_job(
     """
     definition = build_definitions(platform.settings).resolve_job_def(job)
     ordered = instance.get_dynamic_partitions(SYMBOL)
-    failures: list[str] = []
-    quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
-    for run_tags in range_tags(symbols, ordered, platform.settings.symbols_per_run, tags):
-        result = definition.execute_in_process(
-            instance=instance, tags=run_tags, run_config=quiet, raise_on_error=False
+    results = [
+        definition.execute_in_process(
+            instance=instance, tags=run_tags, run_config=_QUIET, raise_on_error=False
         )
-        if not result.success:
-            failures.append(_first_failure(result))
+        for run_tags in range_tags(symbols, ordered, platform.settings.symbols_per_run, tags)
+    ]
+    _finish(platform, results)
+
+
+def _finish(platform: Platform, results: Sequence[dg.ExecuteInProcessResult]) -> None:
     platform.warehouse.publish(platform.replica)
+    failures = [_first_failure(r) for r in results if not r.success]
     if failures:
         raise RunFailed("; ".join(failures))
 

@@ -22,4 +22,5 @@ def results_text(platform: Platform, archive_id: str, symbols: Sequence[str] | N
         summaries=results.summaries,
         folds=results.folds,
         decisions=results.decisions,
+        evidence=results.evidence,
     )

@@ -90,7 +90,7 @@ def decide_standard(
         folds: of the plan, computed or not.
         limits: of positive share and Sharpe spread.
     """
-    always = _always_shown(model, summary, folds)
+    always = _always_shown(summary, folds)
     if not model.usable:
         return Verdict(Decision.DROP, (f"{Reason.MODEL_NOT_OK}: {model.problem}", *always))
     if model.classification not in (Classification.APPROVED, Classification.REVIEW):
@@ -158,11 +158,9 @@ def _caps(model: ModelVerdict, summary: WalkForwardSummary, folds: Sequence[Fold
     return tuple(caps)
 
 
-def _always_shown(
-    model: ModelVerdict, summary: WalkForwardSummary | None, folds: Sequence[FoldOutcome]
-) -> tuple[str, ...]:
+def _always_shown(summary: WalkForwardSummary | None, folds: Sequence[FoldOutcome]) -> tuple[str, ...]:
     reasons: list[str] = list(summary.reasons) if summary is not None else []
-    if model.usable and any(f.training_overlap is TrainingOverlap.UNKNOWN and f.n_bars for f in folds):
+    if any(f.training_overlap is TrainingOverlap.UNKNOWN and f.n_bars for f in folds):
         reasons.append(Reason.TRAINING_WINDOW_UNKNOWN)
     return tuple(reasons)
 

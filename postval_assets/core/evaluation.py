@@ -160,13 +160,39 @@ def evaluate(
 def market_features(model: EvaluatedModel, bars: Bars, lanes: Sequence[Lane]) -> Float32:
     """Market features [bar, feature] aligned with ``bars``; NaN outside what the lanes' observations reach.
 
-    Only those bars are given to the feature set, so that a bad bar years ago does not matter.
+    Only those bars are given to the feature set, so that a bad bar years ago, or in a block that is not
+    evaluated, does not matter.
     """
-    first = min(lane.start for lane in lanes) - model.needed_before
-    stop = max(lane.stop for lane in lanes)
     out = np.full((len(bars), len(model.feature_set.market_features)), np.nan, dtype=np.float32)
-    out[first:stop] = compute_features(model.feature_set, bars.slice(first, stop))
+    for first, stop in _reached(lanes, model.needed_before):
+        out[first:stop] = compute_features(model.feature_set, bars.slice(first, stop))
     return out
+
+
+def _reached(lanes: Sequence[Lane], needed_before: int) -> list[tuple[int, int]]:
+    """Runs of bars, first and stop, that the lanes and their observations reach, in order."""
+    runs: list[tuple[int, int]] = []
+    for first, stop in sorted((lane.start - needed_before, lane.stop) for lane in lanes):
+        if runs and first <= runs[-1][1]:
+            runs[-1] = (runs[-1][0], max(runs[-1][1], stop))
+        else:
+            runs.append((first, stop))
+    return runs
+
+
+def not_evaluated(inputs: FoldInputs, reason: str) -> FoldEvaluation:
+    """A block that was refused together with the others, for a reason that lies in none of them."""
+    problem = inputs.block.problem
+    return FoldEvaluation(
+        block=inputs.block,
+        status=FoldStatus(problem.value) if problem else FoldStatus.NOT_EVALUATED,
+        reason=inputs.block.reason if problem else reason,
+        training_overlap=inputs.training_overlap,
+        bars_digest=inputs.bars_digest,
+        inputs_digest=inputs.inputs_digest,
+        metrics=None,
+        run=None,
+    )
 
 
 def _evaluation(
@@ -209,7 +235,11 @@ def code_version() -> str:
 
     Line endings are not part of it, so that a checkout on Windows computes the same.
     """
-    root = Path(__file__).resolve().parent
+    return source_digest(Path(__file__).resolve().parent)
+
+
+def source_digest(root: Path) -> str:
+    """Digest of the Python source below a folder, 16 hexadecimal digits: names and text, not line endings."""
     sha = hashlib.sha256()
     for path in sorted(root.rglob("*.py"), key=lambda p: p.relative_to(root).as_posix()):
         sha.update(path.relative_to(root).as_posix().encode())

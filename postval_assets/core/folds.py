@@ -83,15 +83,22 @@ class TrainingWindow:
     end: datetime | None
 
     def overlap(self, first_open: np.datetime64, last_open: np.datetime64) -> TrainingOverlap:
-        """What bars from ``first_open`` to ``last_open`` (opens, inclusive) have to do with training."""
-        if self.end is not None and first_open > to_datetime64(self.end):
+        """What bars from ``first_open`` to ``last_open`` (opens, inclusive) have to do with training.
+
+        One known edge says what it can: without a start, training counts as older than the bars, so that bars
+        up to its end are never taken for unseen ones; without an end, bars after the start stay UNKNOWN.
+        """
+        start = None if self.start is None else to_datetime64(self.start)
+        end = None if self.end is None else to_datetime64(self.end)
+        if end is not None and first_open > end:
             return TrainingOverlap.OUT_OF_SAMPLE
-        if self.start is not None and last_open < to_datetime64(self.start):
+        if start is not None and last_open < start:
             return TrainingOverlap.BEFORE_TRAIN
-        if self.start is None or self.end is None:
+        if start is not None and first_open < start:
+            return TrainingOverlap.OVERLAP
+        if end is None:
             return TrainingOverlap.UNKNOWN
-        inside = first_open >= to_datetime64(self.start) and last_open <= to_datetime64(self.end)
-        return TrainingOverlap.IN_TRAIN if inside else TrainingOverlap.OVERLAP
+        return TrainingOverlap.IN_TRAIN if last_open <= end else TrainingOverlap.OVERLAP
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,8 @@ class PolicyNetwork:
         kernel = weight[:, :, : self.n_market].permute(0, 2, 1).contiguous()
         bias = None if layer.bias_key is None else self._weights[layer.bias_key]
         series = torch.from_numpy(np.ascontiguousarray(features.T)).to(self.device)
-        with torch.inference_mode():
+        # Whole float32: on CUDA a convolution would else be rounded to the 10 bits of TF32.
+        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             return torch.nn.functional.conv1d(series[None], kernel, bias)[0].T.contiguous()
 
     def account_matrix(self) -> torch.Tensor:
@@ -121,9 +122,14 @@ class NetworkActor:
         self._starts = np.array([lane.start for lane in lanes])
         self._n_account = len(network.spec.account_features)
         first_bar, stop = int(self._starts.min()), max(lane.stop for lane in lanes)
-        self._rows = features[first_bar - window + 1 : stop]
-        if first_bar < window - 1 or not bool(np.isfinite(self._rows).all()):
+        usable: npt.NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(features), axis=1)
+        if any(
+            lane.start < window - 1 or not usable[lane.start - window + 1 : lane.stop].all() for lane in lanes
+        ):
             raise ValueError("a lane starts before its first full window of finite features")
+        # Bars between two lanes that neither sees may have no features; nothing of theirs may reach a sum.
+        rows = slice(first_bar - window + 1, stop)
+        self._rows = np.where(usable[rows, None], features[rows], np.float32(0.0))
         self._offset = first_bar
         self._actions: Int | None = None
         if network.slides:

@@ -8,6 +8,7 @@ import dagster as dg
 from postval_assets.pipeline.archives import verify_archive
 from postval_assets.pipeline.deciding import decide_models
 from postval_assets.pipeline.evaluation import evaluate_backtests, evaluate_folds, selections_of
+from postval_assets.pipeline.evidencing import weigh_archive
 from postval_assets.pipeline.extraction import extract_models
 from postval_assets.pipeline.gate import gate_models
 from postval_assets.pipeline.market import load_bars
@@ -16,6 +17,7 @@ from postval_assets.pipeline.summarizing import summarize_folds
 from .catalogue import (
     FOLD_BACKFILL,
     SYMBOL_OF_FOLD,
+    report_evidence,
     report_folds,
     report_stage,
     run_stage,
@@ -37,9 +39,7 @@ INTAKE, MARKET, EVALUATION, DECISION = "intake", "market", "evaluation", "decisi
         "materializing it by hand checks that the stored file is still what its row says."
     ),
 )
-def training_archives(
-    context: dg.AssetExecutionContext, platform: PlatformResource
-) -> dg.MaterializeResult:
+def training_archives(context: dg.AssetExecutionContext, platform: PlatformResource) -> dg.MaterializeResult:
     row = run_stage(lambda: verify_archive(platform.platform, context.partition_key))
     return dg.MaterializeResult(
         metadata={"status": row["status"], "models": row["n_models"], "file": row["file_name"] or ""}
@@ -57,9 +57,7 @@ def training_archives(
         "used. Weights are stored once, by content."
     ),
 )
-def extracted_models(
-    context: dg.AssetExecutionContext, platform: PlatformResource
-) -> dg.MaterializeResult:
+def extracted_models(context: dg.AssetExecutionContext, platform: PlatformResource) -> dg.MaterializeResult:
     scope = platform.scope(context, context.partition_keys)
     report = run_stage(lambda: extract_models(platform.platform, scope.archives, run_id=scope.run_id))
     return report_stage(context, platform.platform, "extracted_models", report, "models_are_usable")
@@ -75,9 +73,7 @@ def extracted_models(
         "with flags. The training max drawdown is a proxy (reward volatility, not equity)."
     ),
 )
-def gating_scores(
-    context: dg.AssetExecutionContext, platform: PlatformResource
-) -> dg.MaterializeResult:
+def gating_scores(context: dg.AssetExecutionContext, platform: PlatformResource) -> dg.MaterializeResult:
     scope = platform.scope(context, context.partition_keys)
     report = run_stage(lambda: gate_models(platform.platform, scope.archives, run_id=scope.run_id))
     return report_stage(context, platform.platform, "gating_scores", report, "claims_are_valid")
@@ -104,9 +100,7 @@ def bars(context: dg.AssetExecutionContext, platform: PlatformResource) -> dg.Ma
     check_specs=[dg.AssetCheckSpec("backtests_are_computed", asset="backtest_results")],
     description="One row a model and as_of: the last 30 days traded as one block, with its metrics.",
 )
-def backtest_results(
-    context: dg.AssetExecutionContext, platform: PlatformResource
-) -> dg.MaterializeResult:
+def backtest_results(context: dg.AssetExecutionContext, platform: PlatformResource) -> dg.MaterializeResult:
     scope = platform.scope(context, context.partition_keys)
     report = run_stage(
         lambda: evaluate_backtests(platform.platform, scope.archives, run_id=scope.run_id, as_of=scope.as_of)
@@ -205,6 +199,25 @@ def deployment_decisions(
     return report_stage(context, platform.platform, "deployment_decisions", report)
 
 
+@symbol_asset(
+    partitions_def=archive_partitions,
+    backfill_policy=None,
+    deps=[
+        dg.AssetDep(deployment_decisions, partition_mapping=dg.AllPartitionMapping()),
+        dg.AssetDep(fold_results, partition_mapping=dg.AllPartitionMapping()),
+    ],
+    group_name=DECISION,
+    description=(
+        "One row an archive, plan and as_of, and one a model below it: how likely its best results are "
+        "to be luck, given how many models were tried. Made when every model of the archive is decided; it is shown and decides nothing."
+    ),
+)
+def archive_evidence(context: dg.AssetExecutionContext, platform: PlatformResource) -> dg.MaterializeResult:
+    archive_id = context.partition_key
+    report = run_stage(lambda: weigh_archive(platform.platform, archive_id, run_id=context.run.run_id))
+    return report_evidence(platform.platform, report)
+
+
 ASSETS = [
     training_archives,
     extracted_models,
@@ -215,4 +228,5 @@ ASSETS = [
     fold_results,
     walk_forward_summaries,
     deployment_decisions,
+    archive_evidence,
 ]

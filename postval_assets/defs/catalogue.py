@@ -13,6 +13,7 @@ import dagster as dg
 from postval_assets.core.failures import Rejected, Unavailable
 from postval_assets.pipeline.archives import Delivery
 from postval_assets.pipeline.evaluation import EvaluationReport
+from postval_assets.pipeline.evidencing import EvidenceReport
 from postval_assets.pipeline.platform import Platform, StageReport
 from postval_assets.pipeline.tables import describe_table
 
@@ -112,7 +113,13 @@ def shown(problems: Sequence[str]) -> str | None:
     return "\n".join([*problems[:_PROBLEMS_SHOWN], *more])
 
 
-def table_metadata(platform: Platform, table: str, report: StageReport) -> dict[str, Any]:
+def report_evidence(platform: Platform, report: EvidenceReport) -> dg.MaterializeResult:
+    """Rows and columns, and what each plan's evidence says of itself."""
+    said = {f"reasons {plan.plan}": "; ".join(plan.reasons) for plan in report.plans if plan.reasons}
+    return dg.MaterializeResult(metadata={**table_metadata(platform, "archive_evidence", report), **said})
+
+
+def table_metadata(platform: Platform, table: str, report: StageReport | EvidenceReport) -> dict[str, Any]:
     """Row count of the table, rows of this run, and the table's columns with their meaning."""
     description = describe_table(platform, table)
     columns = [dg.TableColumn(name=c.name, type=c.type, description=c.meaning) for c in description.columns]

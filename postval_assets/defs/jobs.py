@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import dagster as dg
 
 from .assets import (
+    archive_evidence,
     backtest_results,
     bars,
     deployment_decisions,
@@ -50,7 +51,13 @@ decision_job = dg.define_asset_job(
     description="Summaries and decisions again, after folds were backfilled.",
 )
 
-JOBS = [archive_job, evaluation_job, decision_job]
+evidence_job = dg.define_asset_job(
+    "evidence_job",
+    selection=dg.AssetSelection.assets(archive_evidence),
+    description="The evidence of one archive, once all its models are decided.",
+)
+
+JOBS = [archive_job, evaluation_job, decision_job, evidence_job]
 
 
 def range_tags(

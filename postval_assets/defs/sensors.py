@@ -11,11 +11,12 @@ import dagster as dg
 from postval_assets.core.failures import PostvalError
 from postval_assets.io.inbox import FileHasher
 from postval_assets.pipeline.archives import Delivery, Outcome
+from postval_assets.pipeline.evidencing import archives_to_weigh
 from postval_assets.pipeline.reception import Reception, receive
 from postval_assets.pipeline.summarizing import stale_summaries
 
 from .catalogue import archive_materialization
-from .jobs import archive_job, decision_job, range_tags
+from .jobs import archive_job, decision_job, evidence_job, range_tags
 from .partitions import ARCHIVE, SYMBOL, archive_partitions, symbol_partitions
 from .resources import ARCHIVE_TAG, SHA_TAG, PlatformResource
 
@@ -117,12 +118,12 @@ def run_requests(delivery: Delivery, ordered: list[str], most: int) -> list[dg.R
 
 @dg.sensor(
     name="queue_sensor",
-    jobs=[decision_job],
+    jobs=[decision_job, evidence_job],
     minimum_interval_seconds=5,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description=(
         "When the queue of runs is empty: decides again where folds are newer than their summary (after a backfill), "
-        "then publishes the database for people."
+        "weighs the evidence of decided archives, then publishes the database for people."
     ),
 )
 def queue_sensor(
@@ -154,18 +155,29 @@ def queue_sensor(
 
 
 def follow_up_requests(instance: dg.DagsterInstance, platform: PlatformResource) -> list[dg.RunRequest]:
-    """Runs that bring summaries and decisions up to their folds, keyed by the folds' state."""
+    """Runs that bring summaries, decisions and evidence up to their folds, keyed by the folds' state."""
     ordered = instance.get_dynamic_partitions(SYMBOL)
     requests = []
     for stale in stale_summaries(platform.platform):
         known = [s for s in stale.symbols if s in set(ordered)]
         tags = {ARCHIVE_TAG: stale.archive_id}
-        for block, run_tags in enumerate(
-            range_tags(known, ordered, platform.settings.symbols_per_run, tags)
-        ):
+        for block, run_tags in enumerate(range_tags(known, ordered, platform.settings.symbols_per_run, tags)):
             key = f"{stale.archive_id}:{stale.state}:{block}"
             requests.append(dg.RunRequest(run_key=key, job_name=decision_job.name, tags=run_tags))
-    return requests
+    if requests:
+        return requests
+    # Decisions first: evidence is weighed over archives that are decided as they stand.
+    archives = set(instance.get_dynamic_partitions(ARCHIVE))
+    return [
+        dg.RunRequest(
+            run_key=f"{archive_id}:{state}:evidence",
+            job_name=evidence_job.name,
+            partition_key=archive_id,
+            tags={ARCHIVE_TAG: archive_id},
+        )
+        for archive_id, state in archives_to_weigh(platform.platform).items()
+        if archive_id in archives
+    ]
 
 
 SENSORS = [inbox_sensor, queue_sensor]

@@ -18,6 +18,7 @@ from postval_assets.core.instruments import Timeframe, parse_symbol, parse_timef
 from postval_assets.core.summary import TrainingSummary
 from postval_assets.io.inbox import ReadyArchive, UnreadableArchive
 from postval_assets.io.warehouse import Append, Change, Replace
+from postval_assets.pipeline.deciding import finish_archive
 from postval_assets.pipeline.platform import Platform
 
 _UNKNOWN_TIMEFRAME = "unknown"
@@ -142,7 +143,10 @@ def register(
         run_id: goes into the rows.
         busy: whether an archive with this SHA-256 has unfinished runs.
     """
-    known = platform.warehouse.rows("SELECT * FROM training_archives WHERE sha256 = ?", (ready.sha256,))
+    # A file that was refused may be accepted today (the limits are settings): it is then an archive of its own.
+    known = platform.warehouse.rows(
+        "SELECT * FROM training_archives WHERE sha256 = ? AND status <> 'REJECTED'", (ready.sha256,)
+    )
     models = list_models(ready.plan, ready.summary)
     symbols = tuple(dict.fromkeys(m.symbol for m in models if m.addressable))
     attempts = _attempts(platform, ready.sha256)
@@ -167,6 +171,9 @@ def register(
         platform, ready, archive_id, models, stored=known[0]["stored_path"] if known else None
     )
     _record(platform, delivery, ready.size_bytes, rows, run_id)
+    if not symbols:
+        # No run will come by: nothing in it belongs to a partition.
+        finish_archive(platform, archive_id, run_id=run_id)
     return delivery
 
 

@@ -27,9 +27,16 @@ SELECT m.*, g.classification, g.reason AS gate_reason, g.flags, g.thresholds_ver
 FROM extracted_models m
 JOIN training_archives a USING (archive_id)
 LEFT JOIN gating_scores g USING (archive_id, symbol, timeframe)
-WHERE m.archive_id = ? AND m.symbol = ?
-ORDER BY m.timeframe
+WHERE m.archive_id = ?
 """
+_OF_SYMBOL = (
+    _MODELS
+    + "AND m.symbol = ? AND list_contains(a.models, m.symbol || '_' || m.timeframe) ORDER BY m.timeframe"
+)
+# What has no usable symbol or timeframe belongs to no partition, and is decided with the archive.
+_UNADDRESSED = (
+    _MODELS + "AND NOT list_contains(a.models, m.symbol || '_' || m.timeframe) ORDER BY m.symbol, m.timeframe"
+)
 _FOLDS = """
 SELECT * FROM fold_results
 WHERE archive_id = ? AND symbol = ? AND timeframe = ? AND as_of = ?
@@ -59,31 +66,53 @@ def decide_models(
     reports = []
     for symbol, archive_id in archives.items():
         decided = current = 0
-        for model in platform.warehouse.rows(_MODELS, (archive_id, symbol)):
-            newest = {
-                (r["plan"], r["policy"], r["as_of"]): r["inputs_digest"]
-                for r in platform.warehouse.rows(_NEWEST, (archive_id, symbol, model["timeframe"]))
-            }
-            for row in decision_rows(platform, model, as_of):
-                decided += 1
-                if newest.get((row["plan"], row["policy"], row["as_of"])) == row["inputs_digest"]:
-                    current += 1
-                else:
-                    rows.append(row)
+        for model in platform.warehouse.rows(_OF_SYMBOL, (archive_id, symbol)):
+            made = decision_rows(platform, model, as_of)
+            new = _new_rows(platform, model, made)
+            decided += len(made)
+            current += len(made) - len(new)
+            rows += new
         reports.append(SymbolReport(symbol, decided, current))
+    _append(platform, rows, run_id)
+    for archive_id in sorted(set(archives.values())):
+        finish_archive(platform, archive_id, run_id=run_id)
+    return StageReport(tuple(reports))
+
+
+def finish_archive(platform: Platform, archive_id: str, *, run_id: str) -> bool:
+    """Decide what belongs to no symbol's partition, and mark the archive COMPLETE where all is decided."""
+    rows: list[dict[str, object]] = []
+    for model in platform.warehouse.rows(_UNADDRESSED, (archive_id,)):
+        rows += _new_rows(platform, model, decision_rows(platform, model, None))
+    _append(platform, rows, run_id)
+    return complete_archive(platform, archive_id, run_id=run_id)
+
+
+def _new_rows(
+    platform: Platform, model: Mapping[str, Any], made: Sequence[dict[str, object]]
+) -> list[dict[str, object]]:
+    """The decisions whose inputs are not those of the newest one that is stored."""
+    key = (model["archive_id"], model["symbol"], model["timeframe"])
+    newest = {
+        (r["plan"], r["policy"], r["as_of"]): r["inputs_digest"]
+        for r in platform.warehouse.rows(_NEWEST, key)
+    }
+    return [r for r in made if newest.get((r["plan"], r["policy"], r["as_of"])) != r["inputs_digest"]]
+
+
+def _append(platform: Platform, rows: Sequence[dict[str, object]], run_id: str) -> None:
     if rows:
         platform.warehouse.write([Append("deployment_decisions", rows)], run_id=run_id, now=platform.now())
-    for archive_id in sorted(set(archives.values())):
-        complete_archive(platform, archive_id, run_id=run_id)
-    return StageReport(tuple(reports))
 
 
 def decision_rows(
     platform: Platform, model: Mapping[str, Any], as_of: datetime | None
 ) -> list[dict[str, object]]:
     """The decisions of one model, one for each plan and policy."""
-    timeframe = Timeframe(model["timeframe"])
-    at = resolve_as_of(platform, model["archive_id"], model["symbol"], timeframe, until=as_of)
+    at = None
+    if model["timeframe"] in set(Timeframe):
+        timeframe = Timeframe(model["timeframe"])
+        at = resolve_as_of(platform, model["archive_id"], model["symbol"], timeframe, until=as_of)
     folds = (
         platform.warehouse.rows(_FOLDS, (model["archive_id"], model["symbol"], model["timeframe"], at))
         if at

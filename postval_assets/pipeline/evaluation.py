@@ -24,6 +24,7 @@ from postval_assets.core.evaluation import (
     code_version,
     evaluate,
     fold_inputs,
+    not_evaluated,
 )
 from postval_assets.core.failures import Rejected, Unavailable
 from postval_assets.core.folds import (
@@ -36,6 +37,7 @@ from postval_assets.core.folds import (
     to_datetime,
 )
 from postval_assets.core.instruments import Timeframe
+from postval_assets.core.walk_forward import COMPUTED, FoldStatus
 from postval_assets.io.warehouse import Append, Replace
 from postval_assets.pipeline.market import model_bars, resolve_as_of
 from postval_assets.pipeline.platform import Platform, StageReport, SymbolReport
@@ -87,6 +89,15 @@ class EvaluationReport(StageReport):
     folds: tuple[EvaluatedFold, ...] = ()
 
 
+@dataclass(frozen=True)
+class _StoredFold:
+    """What the warehouse has of a fold."""
+
+    inputs_digest: str
+    status: FoldStatus
+    reason: str | None
+
+
 @dataclass(frozen=True, eq=False)
 class _Job:
     model: EvaluatedModel
@@ -96,6 +107,7 @@ class _Job:
     cuts: tuple[PlanBlocks, ...]
     wanted: tuple[tuple[FoldInputs, ...], ...]
     stale: tuple[tuple[FoldInputs, ...], ...]
+    stored: tuple[dict[int, _StoredFold], ...]
     is_new: bool
 
 
@@ -216,12 +228,16 @@ class _Stage:
             tuple(i for i in fold_inputs(model, bars, c, at, settings_digest) if s.contains(i.block.fold))
             for s, c in zip(selections, cuts, strict=True)
         )
-        stored_digests = [self._digests(keys, s.plan) for s in selections]
+        rows = tuple(self._stored(keys, s.plan) for s in selections)
         stale = tuple(
-            tuple(i for i in inputs if digests.get(i.block.fold) != i.inputs_digest)
-            for digests, inputs in zip(stored_digests, wanted, strict=True)
+            tuple(
+                i
+                for i in inputs
+                if i.block.fold not in known or known[i.block.fold].inputs_digest != i.inputs_digest
+            )
+            for known, inputs in zip(rows, wanted, strict=True)
         )
-        return _Job(model, keys, at, bars, cuts, wanted, stale, is_new=stored is None or at != stored)
+        return _Job(model, keys, at, bars, cuts, wanted, stale, rows, is_new=stored is None or at != stored)
 
     def _feature_set(self, name: str) -> Any:
         try:
@@ -231,41 +247,49 @@ class _Stage:
                 f"feature set {name} is no longer registered: install its plug-in again, or ingest the archive anew"
             ) from None
 
-    def _digests(self, keys: Mapping[str, object], plan: Plan) -> dict[int, str]:
-        """Digest of the stored row of each fold."""
+    def _stored(self, keys: Mapping[str, object], plan: Plan) -> dict[int, _StoredFold]:
+        """The stored row of each fold."""
         where = "archive_id = ? AND symbol = ? AND timeframe = ? AND as_of = ?"
+        columns = "inputs_digest, status, reason"
         values = tuple(keys.values())
         if self.table == "backtest_results":
-            sql = f"SELECT 1 AS fold, inputs_digest FROM backtest_results WHERE {where}"  # noqa: S608 - constants
+            sql = f"SELECT 1 AS fold, {columns} FROM backtest_results WHERE {where}"  # noqa: S608 - constants
             rows = self.platform.warehouse.rows(sql, values)
         else:
-            sql = f"SELECT fold, inputs_digest FROM fold_results WHERE {where} AND plan = ?"  # noqa: S608 - constants
+            sql = f"SELECT fold, {columns} FROM fold_results WHERE {where} AND plan = ?"  # noqa: S608 - constants
             rows = self.platform.warehouse.rows(sql, (*values, plan.name))
-        return {int(r["fold"]): str(r["inputs_digest"]) for r in rows}
+        return {
+            int(r["fold"]): _StoredFold(str(r["inputs_digest"]), FoldStatus(r["status"]), r["reason"])
+            for r in rows
+        }
 
     def _evaluate(self, job: _Job) -> None:
-        results = evaluate(
-            job.model,
-            job.bars,
-            list(zip(job.cuts, job.stale, strict=True)),
-            self.platform.settings.execution_rules,
-            self.platform.device(),
-        )
+        try:
+            results = evaluate(
+                job.model,
+                job.bars,
+                list(zip(job.cuts, job.stale, strict=True)),
+                self.platform.settings.execution_rules,
+                self.platform.device(),
+            )
+        except Rejected as error:
+            results = [[not_evaluated(inputs, str(error)) for inputs in stale] for stale in job.stale]
         symbol = str(job.keys["symbol"])
         if job.is_new:
             self.changes.append(Replace("evaluations", [job.keys], [job.keys]))
-        for plan_blocks, wanted, evaluations in zip(job.cuts, job.wanted, results, strict=True):
+        for plan_blocks, wanted, stored, evaluations in zip(
+            job.cuts, job.wanted, job.stored, results, strict=True
+        ):
             done = {e.block.fold: e for e in evaluations}
             for inputs in wanted:
                 fold_key = plan_blocks.plan.fold_keys()[inputs.block.fold - 1]
-                evaluation = done.get(inputs.block.fold)
-                status = evaluation.status.value if evaluation else "current"
-                self.folds.setdefault((symbol, fold_key), []).append(status)
+                fold = done.get(inputs.block.fold) or stored[inputs.block.fold]
+                self.folds.setdefault((symbol, fold_key), []).append(fold.status.value)
                 self.counts[symbol][0] += 1
-                self.counts[symbol][1] += evaluation is None
-                if evaluation is not None and evaluation.metrics is None:
+                self.counts[symbol][1] += isinstance(fold, _StoredFold)
+                if fold.status not in COMPUTED:
                     self.problems[symbol].append(
-                        f"{job.keys['timeframe']} {fold_key}: {status}, {evaluation.reason}"
+                        f"{job.keys['timeframe']} {fold_key}: {fold.status.value}, {fold.reason}"
                     )
             if evaluations:
                 self._add_rows(job, plan_blocks, evaluations)

@@ -64,7 +64,7 @@ def extract_models(platform: Platform, archives: Mapping[str, str], *, run_id: s
         path = store_archive(platform, archive_id, run_id=run_id)
         with open_archive(path, archive_limits(platform)) as archive:
             summary = parse_summary(archive.read_summary())
-            listed = [m for m in list_models(archive.plan, summary) if m.addressable]
+            listed = list_models(archive.plan, summary)
             changes: list[Change] = []
             for symbol in symbols:
                 rows: list[Row] = []

@@ -25,6 +25,7 @@ class ArchiveResults:
         folds: a row a fold.
         backtests: a row a model.
         decisions: a row a model and plan, the newest one.
+        evidence: a row a model and plan, with the number of trials; empty until the archive was weighed.
     """
 
     archive: dict[str, Any]
@@ -33,6 +34,7 @@ class ArchiveResults:
     folds: Rows
     backtests: Rows
     decisions: Rows
+    evidence: Rows
 
 
 def archive_results(
@@ -91,6 +93,16 @@ def archive_results(
             ORDER BY symbol, timeframe, plan
             """,
             (*params, policy),
+        ),
+        evidence=read(
+            f"""
+            SELECT x.*, a.n_trials
+            FROM archive_evidence_models x JOIN archive_evidence a USING (archive_id, plan, as_of)
+            WHERE {of_archive}
+            QUALIFY x.as_of = max(x.as_of) OVER (PARTITION BY x.plan)
+            ORDER BY plan, symbol, timeframe
+            """,
+            params,
         ),
     )
 

@@ -1,4 +1,4 @@
-"""An archive's results as one text: gating table, 30-day backtests, PER-FOLD ANALYSIS, decisions.
+"""An archive's results as one text: gating table, 30-day backtests, PER-FOLD ANALYSIS, evidence, decisions.
 
 Here: the order of the parts. Not here: their layout (text.py).
 """
@@ -8,7 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from postval_assets.report.text import backtest_table, decision_table, fold_analysis, gating_table
+from postval_assets.report.text import (
+    backtest_table,
+    decision_table,
+    evidence_table,
+    fold_analysis,
+    gating_table,
+)
 
 Row = Mapping[str, Any]
 
@@ -21,6 +27,7 @@ def archive_text(
     summaries: Sequence[Row],
     folds: Sequence[Row],
     decisions: Sequence[Row],
+    evidence: Sequence[Row],
 ) -> str:
     """Everything that a person wants to see of an archive, in the order in which it was found out."""
     versions = sorted({r["thresholds_version"] for r in gating if r["thresholds_version"]})
@@ -34,6 +41,8 @@ def archive_text(
         key = [summary[k] for k in ("symbol", "timeframe", "plan")]
         of_plan = [f for f in folds if [f[k] for k in ("symbol", "timeframe", "plan")] == key]
         parts.append(fold_analysis(summary, of_plan))
+    if evidence:
+        parts.append(f"EVIDENCE  out-of-sample folds only\n{evidence_table(evidence)}")
     if decisions:
         parts.append(f"DECISIONS  policy {decisions[0]['policy']}\n{decision_table(decisions)}")
     counts: dict[str, int] = {}

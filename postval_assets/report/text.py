@@ -1,4 +1,4 @@
-"""Tables for the terminal: gating, PER-FOLD ANALYSIS, decisions.
+"""Tables for the terminal: gating, PER-FOLD ANALYSIS, evidence, decisions.
 
 Here: layout of given rows. Not here: reading them, or judging them.
 """
@@ -145,6 +145,25 @@ def decision_table(rows: Sequence[Row]) -> str:
     """The decision of each model and plan, with its reasons."""
     headers = ("symbol", "timeframe", "plan", "decision", "reasons")
     body = [(r["symbol"], r["timeframe"], r["plan"], r["decision"], "; ".join(r["reasons"])) for r in rows]
+    return table(headers, body)
+
+
+def evidence_table(rows: Sequence[Row]) -> str:
+    """Each model's Sharpe ratio beside what the best of so many models reaches by luck alone."""
+    headers = ("symbol", "timeframe", "plan", "Sharpe", "best of N by luck", "N", "DSR", "")
+    body = [
+        (
+            r["symbol"],
+            r["timeframe"],
+            r["plan"],
+            _number(r["sharpe"], 2),
+            _number(r["sharpe_benchmark"], 2),
+            r["n_trials"],
+            _number(r["dsr"], 3),
+            r["reason"] or "",
+        )
+        for r in rows
+    ]
     return table(headers, body)
 
 
