@@ -356,7 +356,7 @@ def test_a_violation_is_seen(said: str, path: str, source: str) -> None:
         ("defs/x.py", "import dagster as dg\nfrom postval_assets.pipeline.gate import gate_models"),
         ("definitions.py", "from postval_assets.defs.assets import bars\nfrom dagster import Definitions"),
         ("cli.py", "import click, os\nos.environ['A']\nfrom postval_assets.commands.demo import run_demo"),
-            ("commands/x.py", "import dagster\nfrom postval_assets.definitions import build_definitions"),
+        ("commands/x.py", "import dagster\nfrom postval_assets.definitions import build_definitions"),
         ("settings.py", "import os\nos.environ['A']\nfrom postval_assets.core.folds import PLANS"),
         ("trainer/x.py", "import torch\nfrom postval_assets.io.file_bars import CsvBars"),
         ("__init__.py", "from postval_assets.core.gating import assess_model_quality"),

@@ -209,7 +209,8 @@ def deployment_decisions(
     group_name=DECISION,
     description=(
         "One row an archive, plan and as_of, and one a model below it: how likely its best results are "
-        "to be luck, given how many models were tried. Made when every model of the archive is decided; it is shown and decides nothing."
+        "to be luck, given how many models were tried. Made when every model of the archive is decided; it is "
+        "shown and decides nothing."
     ),
 )
 def archive_evidence(context: dg.AssetExecutionContext, platform: PlatformResource) -> dg.MaterializeResult:
