@@ -7,7 +7,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,9 @@ def _names(text: str | None, known: Sequence[str] | None = None) -> tuple[str, .
 def _instant(text: str | None) -> datetime | None:
     from postval_assets.defs.resources import parse_instant
 
-    return None if text is None else parse_instant(text)
+    if text is None:
+        return None
+    return datetime.now(UTC) if text == "now" else parse_instant(text)
 
 
 @main.command(
@@ -184,7 +186,7 @@ def validate(
 
     platform = open_platform(settings)
     done = run_validate(platform, file, symbols=wanted, plans=plans, as_of=instant)
-    click.echo(results_text(platform, done.archive_id, done.symbols if wanted else None))
+    click.echo(results_text(platform, done.archive_id, done.symbols if wanted else None, instant))
     undecided = undecided_models(platform, done.archive_id, done.symbols)
     if undecided:
         raise Rejected(f"no decision for {', '.join(undecided)}")
@@ -231,13 +233,15 @@ def backtest(
     epilog=_examples(
         "postval backfill --symbols UNIUSD,AAPL --plan 365d",
         "postval backfill --symbols BTCUSD --plan 180d --archive 20250301_180000",
+        "postval backfill --symbols BTCUSD --plan 180d --as-of now      again, on newer bars",
     )
 )
 @click.option("--symbols", required=True, help="Separated by commas.")
 @click.option("--plan", required=True, help="180d, 365d or both.")
 @click.option("--archive", "archive_id", help="Default: each symbol's newest.")
+@click.option("--as-of", help="Evaluate at the newest bar complete by this time (now: today's newest).")
 @click.pass_context
-def backfill(ctx: click.Context, symbols: str, plan: str, archive_id: str | None) -> None:
+def backfill(ctx: click.Context, symbols: str, plan: str, archive_id: str | None, as_of: str | None) -> None:
     """Folds for new symbols or a longer plan, and the summaries and decisions that follow."""
     _log_to_terminal()
     plans = _names(plan) or ()
@@ -246,11 +250,18 @@ def backfill(ctx: click.Context, symbols: str, plan: str, archive_id: str | None
     from postval_assets.commands.runs import backfill as run_backfill
     from postval_assets.commands.show import results_text
     from postval_assets.pipeline.platform import open_platform
+    from postval_assets.pipeline.reading import missing_plans
 
     platform = open_platform(_settings(ctx))
-    archives = run_backfill(platform, symbols=_names(symbols) or (), plans=plans, archive_id=archive_id)
+    instant = _instant(as_of)
+    archives = run_backfill(
+        platform, symbols=_names(symbols) or (), plans=plans, archive_id=archive_id, as_of=instant
+    )
     for one in sorted(set(archives.values())):
-        click.echo(results_text(platform, one, [s for s, a in archives.items() if a == one]))
+        click.echo(results_text(platform, one, [s for s, a in archives.items() if a == one], instant))
+    missing = missing_plans(platform, archives, plans)
+    if missing:
+        raise Rejected("no fold was computed for " + "; ".join(missing))
 
 
 @main.command(

@@ -6,6 +6,7 @@ settings do.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import os
@@ -19,6 +20,7 @@ from pydantic_settings import (
     NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
@@ -28,9 +30,24 @@ from postval_assets.core.failures import Rejected
 from postval_assets.core.folds import PLANS
 from postval_assets.core.gating import THRESHOLD_SETS, MetricLimits, Thresholds
 from postval_assets.core.instruments import AssetClass, Timeframe, parse_symbol
+from postval_assets.core.model_spec import ACTIVATIONS
 from postval_assets.core.walk_forward import GradeLimits
 
+# Variables that are read elsewhere than in a field of Settings.
+_OTHER_VARIABLES = frozenset({"POSTVAL_SETTINGS_FILE", "POSTVAL_ALPACA_URL"})
+
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+class LimitTable(BaseModel):
+    """Limits of the four metrics."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    fitness: float
+    profit_factor: float
+    consistency: float
+    max_drawdown: float
 
 
 class ThresholdTable(BaseModel):
@@ -38,8 +55,8 @@ class ThresholdTable(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    approve: dict[str, float]
-    review: dict[str, float]
+    approve: LimitTable
+    review: LimitTable
 
 
 class Settings(BaseSettings):
@@ -115,7 +132,9 @@ class Settings(BaseSettings):
         ("alpaca_trading.",),
         description="Modules whose config classes a checkpoint may name; read as inert records.",
     )
-    device: str = Field("auto", description="`auto` (CUDA where present), `cpu` or `cuda`.")
+    device: str = Field(
+        "auto", pattern="^(auto|cpu|cuda)$", description="`auto` (CUDA where present), `cpu` or `cuda`."
+    )
 
     max_models: int = Field(500, ge=1, description="Models in an archive.")
     max_checkpoint_mb: int = Field(2048, ge=1, description="Size of one checkpoint, unpacked.")
@@ -154,6 +173,13 @@ class Settings(BaseSettings):
             return {parse_symbol(symbol): asset_class for symbol, asset_class in value.items()}
         except Rejected as error:
             raise ValueError(str(error)) from error
+
+    @field_validator("default_activation")
+    @classmethod
+    def _known_activation(cls, value: str) -> str:
+        if value not in ACTIVATIONS:
+            raise ValueError(f"unknown activation {value!r}; expected one of {', '.join(ACTIVATIONS)}")
+        return value
 
     @field_validator("decision_policy")
     @classmethod
@@ -216,13 +242,9 @@ class Settings(BaseSettings):
             if name in THRESHOLD_SETS:
                 raise Rejected(f"thresholds {name} are built in: give your own set another name")
             table = self.thresholds[name]
-            try:
-                return Thresholds(name, MetricLimits(**table.approve), MetricLimits(**table.review))
-            except TypeError as error:
-                raise Rejected(
-                    f"thresholds.{name} in postval.toml: {error}; "
-                    "expected fitness, profit_factor, consistency, max_drawdown in approve and in review"
-                ) from error
+            return Thresholds(
+                name, MetricLimits(**table.approve.model_dump()), MetricLimits(**table.review.model_dump())
+            )
         if name in THRESHOLD_SETS:
             return THRESHOLD_SETS[name]
         known = ", ".join([*THRESHOLD_SETS, *self.thresholds])
@@ -243,10 +265,16 @@ def load_settings(**overrides: object) -> Settings:
     try:
         settings = Settings(**{k: v for k, v in overrides.items() if v is not None})  # type: ignore[arg-type]
     except ValidationError as error:
-        lines = [f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in error.errors()]
+        lines = [_said(e["loc"], e["type"], e["msg"]) for e in error.errors()]
         raise Rejected("settings: " + "; ".join(lines) + " (POSTVAL_* variables or postval.toml)") from error
+    except SettingsError as error:
+        raise Rejected(
+            f"settings: a POSTVAL_* variable is not the JSON that it has to be: {error}"
+        ) from error
     except ValueError as error:
-        raise Rejected(f"settings: postval.toml cannot be read: {error}") from error
+        raise Rejected(f"settings: {_settings_file()} cannot be read: {error}") from error
+    _refuse_unknown_variables()
+    settings.gate_thresholds  # noqa: B018 - an unknown name is told here, not in the middle of a run
     return settings.model_copy(
         update={
             "data_dir": settings.data_dir.expanduser().absolute(),
@@ -279,6 +307,24 @@ def child_environment(settings: Settings) -> dict[str, str]:
 def export_environment(settings: Settings) -> None:
     """Bring Dagster, in this process, to the data directory: it finds its instance by the environment only."""
     os.environ["DAGSTER_HOME"] = environment(settings)["DAGSTER_HOME"]
+
+
+def _said(where: tuple[int | str, ...], kind: str, message: str) -> str:
+    name = ".".join(str(part) for part in where)
+    if kind == "extra_forbidden":
+        near = difflib.get_close_matches(name, Settings.model_fields, n=1)
+        return f"{name} is no setting" + (f"; did you mean {near[0]}" if near else "")
+    return f"{name}: {message.removeprefix('Value error, ')}"
+
+
+def _refuse_unknown_variables() -> None:
+    """A misspelt variable would be ignored silently, and the default would be taken for what was asked."""
+    known = {f"POSTVAL_{name.upper()}" for name in Settings.model_fields} | _OTHER_VARIABLES
+    for name in sorted(os.environ):
+        if name.upper().startswith("POSTVAL_") and name.upper() not in known:
+            near = difflib.get_close_matches(name.upper(), known, n=1)
+            hint = f"; did you mean {near[0]}" if near else ""
+            raise Rejected(f"settings: the environment variable {name} is no setting{hint}")
 
 
 def _absolute_source(spec: str) -> str:

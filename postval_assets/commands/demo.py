@@ -29,6 +29,7 @@ log = logging.getLogger("postval.demo")
 
 _MARKER = ".postval-demo"
 _POLL_SECONDS = 1.0
+_SLOW_START_SECONDS = 45.0
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def run_demo(settings: Settings, *, timeout_s: float = 600.0) -> Demo:
                 raise Unavailable(f"the daemon ended with code {daemon.returncode}: see {daemon_log}")
 
         archive_id = wait_for_decisions(platform, timeout_s=timeout_s, check=check, log_file=daemon_log)
-        wait_until_settled(platform, timeout_s=60.0, check=check)
+        wait_until_settled(platform, timeout_s=180.0, check=check)
     return Demo(demo.data_dir, results_text(platform, archive_id, None))
 
 
@@ -98,6 +99,9 @@ def wait_for_decisions(
     while time.monotonic() - started < timeout_s:
         check()
         archive_id = newest_archive(platform)
+        if archive_id is None and not said and time.monotonic() - started > _SLOW_START_SECONDS:
+            said = "slow"
+            log.info("the sensor has not taken it yet; what the daemon says is in %s", log_file)
         if archive_id is not None:
             row = platform.warehouse.rows(
                 "SELECT * FROM training_archives WHERE archive_id = ?", (archive_id,)

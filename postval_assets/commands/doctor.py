@@ -12,6 +12,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from postval_assets.settings import Settings, export_environment
 
 _PACKAGES = ("dagster", "dagster-webserver", "duckdb", "pandas", "numpy", "torch")
 _LOW_DISK_GB = 5.0
+_OLD_BARS = timedelta(days=7)
 
 
 class Severity(StrEnum):
@@ -69,7 +71,7 @@ def examine(settings: Settings) -> list[Finding]:
             findings += question(platform)
         except (PostvalError, OSError) as error:
             name = question.__name__.strip("_").replace("_", " ")
-            findings.append(Finding(Severity.ERROR, name, str(error), "see the message"))
+            findings.append(Finding(Severity.ERROR, name, str(error)))
     return findings
 
 
@@ -186,6 +188,7 @@ def _warehouse(platform: Platform) -> Iterator[Finding]:
     )[0]
     found = ", ".join(f"{n} {name}" for name, n in counts.items())
     yield Finding(Severity.OK, "warehouse", f"schema {platform.warehouse.schema_version()}, {found}")
+    yield from _ages_of_bars(platform)
     for row in platform.warehouse.rows(
         "SELECT archive_id, status, file_name FROM training_archives WHERE status IN ('RECEIVED', 'EXTRACTED')"
     ):
@@ -195,6 +198,26 @@ def _warehouse(platform: Platform) -> Iterator[Finding]:
             f"{row['archive_id']} is {row['status']}, not every model is decided",
             f"wait while postval up runs; if its run failed, drop {row['file_name']} again",
         )
+
+
+def _ages_of_bars(platform: Platform) -> Iterator[Finding]:
+    """A decision on old bars looks like any other: say how old the newest bar of each symbol is."""
+    newest = platform.warehouse.rows(
+        "SELECT symbol, max(ts) AS ts FROM bars GROUP BY symbol ORDER BY ts, symbol"
+    )
+    if not newest:
+        return
+    old = [r for r in newest if platform.now() - r["ts"] > _OLD_BARS]
+    shown = ", ".join(f"{r['symbol']} {r['ts']:%Y-%m-%d}" for r in old[:5]) + (
+        ", ..." if len(old) > 5 else ""
+    )
+    yield Finding(
+        Severity.NOTE if old else Severity.OK,
+        "bars",
+        f"{len(newest)} symbols, newest bars from {newest[0]['ts']:%Y-%m-%d} to {newest[-1]['ts']:%Y-%m-%d}"
+        + (f"; over {_OLD_BARS.days} days old: {shown}" if old else ""),
+        "bring the source up to date, then postval backfill --as-of now" if old else None,
+    )
 
 
 def _replica(platform: Platform) -> Iterator[Finding]:

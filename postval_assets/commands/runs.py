@@ -79,7 +79,12 @@ def validate(
 
 
 def backfill(
-    platform: Platform, *, symbols: Sequence[str], plans: Sequence[str], archive_id: str | None
+    platform: Platform,
+    *,
+    symbols: Sequence[str],
+    plans: Sequence[str],
+    archive_id: str | None,
+    as_of: datetime | None = None,
 ) -> dict[str, str]:
     """Folds of these plans for known models, and the summaries and decisions that follow.
 
@@ -101,6 +106,8 @@ def backfill(
     for one in sorted(set(archives.values())):
         of_archive = [s for s, a in archives.items() if a == one]
         tags = {ARCHIVE_TAG: one, PLANS_TAG: ",".join(plans)}
+        if as_of is not None:
+            tags[AS_OF_TAG] = as_of.isoformat()
         run_job(platform, instance, evaluation_job.name, of_archive, tags)
     weigh(platform, instance)
     return archives

@@ -166,8 +166,11 @@ def _always_shown(summary: WalkForwardSummary | None, folds: Sequence[FoldOutcom
 
 
 def _first_problem(folds: Sequence[FoldOutcome]) -> str | None:
-    statuses = sorted({f.status.value for f in folds if f.status not in COMPUTED})
-    return ", ".join(statuses) or None
+    """The first fold that was not computed, with its reason."""
+    for fold in folds:
+        if fold.status not in COMPUTED:
+            return f"{fold.status}, {fold.reason}" if fold.reason else str(fold.status)
+    return None
 
 
 def _with(reason: Reason, detail: str | None) -> str:

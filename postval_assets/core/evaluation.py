@@ -86,6 +86,7 @@ class FoldEvaluation:
             total_return=m.total_return if m else None,
             sharpe=m.sharpe if m else None,
             n_trades=m.n_trades if m else None,
+            reason=self.reason,
         )
 
 

@@ -53,7 +53,7 @@ class GradeLimits:
 
 @dataclass(frozen=True)
 class FoldOutcome:
-    """What a summary needs to know of one fold."""
+    """What a summary and a decision need to know of one fold; ``reason`` says why it was not computed."""
 
     fold: int
     status: FoldStatus
@@ -62,6 +62,7 @@ class FoldOutcome:
     total_return: float | None
     sharpe: float | None
     n_trades: int | None
+    reason: str | None = None
 
 
 @dataclass(frozen=True)

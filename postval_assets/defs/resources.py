@@ -73,10 +73,12 @@ class PlatformResource(dg.ConfigurableResource["PlatformResource"]):
         Raises:
             dg.Failure: for an unknown archive, plan or time, without retrying.
         """
-        tags = context.run.tags
+        # As stored, not as the run was started with: an earlier step may have recorded the archive.
+        run = context.instance.get_run_by_id(context.run.run_id) or context.run
+        tags = run.tags
         wanted: Sequence[str] = list(dict.fromkeys(symbols))
         try:
-            archives = archives_of(self.platform, wanted, tags.get(ARCHIVE_TAG))
+            archives = _archives_of_tag(self.platform, wanted, tags.get(ARCHIVE_TAG))
             plans = tuple(
                 plan_named(p) for p in tags.get(PLANS_TAG, ",".join(self.settings.plans)).split(",")
             )
@@ -87,6 +89,19 @@ class PlatformResource(dg.ConfigurableResource["PlatformResource"]):
             newest = ",".join(sorted(set(archives.values())))
             context.instance.add_run_tags(context.run.run_id, {ARCHIVE_TAG: newest})
         return RunScope(context.run.run_id, archives, plans, as_of)
+
+
+def _archives_of_tag(platform: Platform, symbols: Sequence[str], tag: str | None) -> dict[str, str]:
+    """The archive of each symbol; of a tag that names several, separated by commas, its newest among these.
+
+    A run started without the tag over symbols of different archives records all of them, and can be run again.
+    """
+    if tag is None:
+        return archives_of(platform, symbols, None)
+    found: dict[str, str] = {}
+    for archive_id in sorted(tag.split(",")):
+        found |= archives_of(platform, symbols, archive_id)
+    return {symbol: found[symbol] for symbol in symbols if symbol in found}
 
 
 def parse_instant(text: str) -> datetime:

@@ -13,10 +13,11 @@ from typing import Any
 from postval_assets.core.decision import POLICIES, DecisionPolicy, ModelVerdict, Reason
 from postval_assets.core.evaluation import code_version, digest_of
 from postval_assets.core.folds import plan_named
-from postval_assets.core.gating import Classification
+from postval_assets.core.gating import Classification, Flag
 from postval_assets.core.instruments import Timeframe
 from postval_assets.core.walk_forward import summarize
 from postval_assets.io.warehouse import Append, Update
+from postval_assets.pipeline.evaluation import why_not_evaluated
 from postval_assets.pipeline.market import resolve_as_of
 from postval_assets.pipeline.platform import Platform, StageReport, SymbolReport
 from postval_assets.pipeline.summarizing import fold_outcome
@@ -47,6 +48,9 @@ SELECT plan, policy, as_of, arg_max(inputs_digest, created_at) AS inputs_digest 
 WHERE archive_id = ? AND symbol = ? AND timeframe = ?
 GROUP BY plan, policy, as_of
 """
+
+
+_FAILED_METRICS = frozenset({Flag.LOW_FITNESS, Flag.LOW_PF, Flag.LOW_CONSISTENCY, Flag.HIGH_DRAWDOWN})
 
 
 def decide_models(
@@ -130,7 +134,9 @@ def decision_rows(
         activation_assumed=model["activation_basis"] == "ASSUMED",
     )
     plans = list(by_plan) or list(platform.settings.plans)
-    missing = None if by_plan else _why_not_evaluated(platform, model)
+    missing = None
+    if not by_plan and model["feature_set"] is not None:
+        missing = why_not_evaluated(platform, model["symbol"], timeframe, model["feature_set"], as_of)
     return [
         _row(platform, model, verdict, policy, plan, by_plan.get(plan, []), at if by_plan else None, missing)
         for plan in plans
@@ -189,17 +195,11 @@ def _row(
 
 
 def _gate_reason(model: Mapping[str, Any]) -> str | None:
+    """Why the gate refused it: the problem, or the flags of the metrics that failed (not those that only warn)."""
     if model["gate_reason"]:
         return str(model["gate_reason"])
-    return ", ".join(model["flags"]) if model["flags"] else None
-
-
-def _why_not_evaluated(platform: Platform, model: Mapping[str, Any]) -> str | None:
-    """What the bars' source said, where that is why there are no folds."""
-    loads = platform.warehouse.rows(
-        "SELECT reason FROM bar_loads WHERE symbol = ? AND reason IS NOT NULL", (model["symbol"],)
-    )
-    return str(loads[0]["reason"]) if loads else None
+    failed = [flag for flag in model["flags"] or [] if flag in _FAILED_METRICS]
+    return ", ".join(failed) or None
 
 
 def complete_archive(platform: Platform, archive_id: str, *, run_id: str) -> bool:

@@ -27,6 +27,7 @@ from postval_assets.core.evaluation import (
     not_evaluated,
 )
 from postval_assets.core.failures import Rejected, Unavailable
+from postval_assets.core.features.feature_set import FeatureSet
 from postval_assets.core.folds import (
     BACKTEST,
     Plan,
@@ -145,6 +146,27 @@ def evaluate_backtests(
     return stage.report()
 
 
+def why_not_evaluated(
+    platform: Platform, symbol: str, timeframe: Timeframe, feature_set: str, until: datetime | None
+) -> str | None:
+    """What keeps a model from being evaluated at all: its feature set or its bars; None where nothing does."""
+    try:
+        _feature_set(platform, feature_set)
+        newest_close(model_bars(platform, symbol, timeframe), until or platform.now())
+    except Rejected as error:
+        return str(error)
+    return None
+
+
+def _feature_set(platform: Platform, name: str) -> FeatureSet:
+    try:
+        return platform.feature_sets[name]
+    except KeyError:
+        raise Rejected(
+            f"feature set {name} is no longer registered: install its plug-in again, or ingest the archive anew"
+        ) from None
+
+
 class _Stage:
     """One pass over the models of some symbols, writing in batches."""
 
@@ -176,6 +198,7 @@ class _Stage:
                 job = self._job(row, selections[symbol], as_of)
                 self._evaluate(job)
             except Rejected as error:
+                log.warning("%s is not evaluated: %s", name, error)
                 self.problems[symbol].append(f"{row['timeframe']}: {error}")
             except (Unavailable, OSError) as error:
                 self.unavailable.append(f"{name}: {error}")
@@ -208,15 +231,15 @@ class _Stage:
     ) -> _Job:
         platform = self.platform
         symbol, timeframe = str(row["symbol"]), Timeframe(row["timeframe"])
-        bars = model_bars(platform, symbol, timeframe)
         stored = resolve_as_of(platform, row["archive_id"], symbol, timeframe)
+        bars = model_bars(platform, symbol, timeframe, until=as_of or stored)
         at = newest_close(bars, as_of or platform.now()) if as_of or stored is None else stored
         spec, tensors = platform.models.load(row["model_sha256"])
         model = EvaluatedModel(
             model_sha256=row["model_sha256"],
             spec=spec,
             tensors=tensors,
-            feature_set=self._feature_set(row["feature_set"]),
+            feature_set=_feature_set(platform, row["feature_set"]),
             training=TrainingWindow(
                 row["train_start"] or row["archive_train_start"], row["train_end"] or row["archive_train_end"]
             ),
@@ -238,14 +261,6 @@ class _Stage:
             for known, inputs in zip(rows, wanted, strict=True)
         )
         return _Job(model, keys, at, bars, cuts, wanted, stale, rows, is_new=stored is None or at != stored)
-
-    def _feature_set(self, name: str) -> Any:
-        try:
-            return self.platform.feature_sets[name]
-        except KeyError:
-            raise Rejected(
-                f"feature set {name} is no longer registered: install its plug-in again, or ingest the archive anew"
-            ) from None
 
     def _stored(self, keys: Mapping[str, object], plan: Plan) -> dict[int, _StoredFold]:
         """The stored row of each fold."""

@@ -355,6 +355,8 @@ def _model_row(
         **keys,
         "symbol": model.symbol,
         "timeframe": model.timeframe.value,
+        "model_as_of": model.as_of,
+        "bars_per_year": model.bars_per_year,
         "sharpe": deflated.sharpe if deflated else None,
         "n_returns": n_returns,
         "skew": moments.skew if moments else None,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import pandas as pd
 
@@ -126,18 +126,32 @@ def stored_bars(platform: Platform, symbol: str, timeframe: Timeframe) -> Bars |
     )
 
 
-def model_bars(platform: Platform, symbol: str, timeframe: Timeframe) -> Bars:
+def model_bars(
+    platform: Platform, symbol: str, timeframe: Timeframe, *, until: datetime | None = None
+) -> Bars:
     """All stored bars of a symbol in a model's timeframe, the session setting applied.
+
+    Of several stored series that it can be made from, the longest timeframe is taken that reaches ``until``;
+    where none does, the one that reaches furthest, since a series that is no longer loaded stays behind.
+
+    Args:
+        platform: settings and warehouse.
+        symbol: whose bars.
+        timeframe: of the model.
+        until: the instant that an evaluation is frozen at; None for the newest bars.
 
     Raises:
         Rejected: where there are none, or none from which this timeframe can be made.
     """
-    rows = platform.warehouse.rows("SELECT DISTINCT timeframe FROM bars WHERE symbol = ?", (symbol,))
-    stored = sorted((Timeframe(r["timeframe"]) for r in rows), key=lambda t: t.minutes, reverse=True)
+    rows = platform.warehouse.rows(
+        "SELECT timeframe, max(ts) AS ts FROM bars WHERE symbol = ? GROUP BY timeframe", (symbol,)
+    )
+    reach = {t: r["ts"] + timedelta(minutes=t.minutes) for r in rows for t in [Timeframe(r["timeframe"])]}
+    stored = sorted(reach, key=lambda t: t.minutes, reverse=True)
     usable = [t for t in stored if timeframe.minutes % t.minutes == 0]
-    if not usable:
-        raise Rejected(_why_no_bars(platform, symbol, timeframe, stored))
-    bars = stored_bars(platform, symbol, usable[0])
+    reaching = [t for t in usable if until is not None and reach[t] >= until]
+    chosen = reaching[0] if reaching else max(usable, key=lambda t: (reach[t], t.minutes), default=None)
+    bars = stored_bars(platform, symbol, chosen) if chosen is not None else None
     if bars is None:
         raise Rejected(_why_no_bars(platform, symbol, timeframe, stored))
     return in_timeframe(bars, timeframe, platform.settings.session)

@@ -43,7 +43,7 @@ def stage_models(
     Args:
         platform: settings, stores and warehouse.
         archive_id: which archive.
-        target: folder; existing files of the same name are replaced.
+        target: folder; what an earlier staging put there is removed.
         classifications: of the gate; empty for any.
         decisions: the worst over the evaluated plans, of the policy acted on; empty for any.
 
@@ -57,6 +57,7 @@ def stage_models(
     chosen = _chosen(platform, archive_id, set(classifications), set(decisions))
     folder = target / "models" / "rl_symbols"
     folder.mkdir(parents=True, exist_ok=True)
+    _clear_earlier_staging(target, folder)
     entries = []
     with open_archive(path, archive_limits(platform)) as archive:
         for model in archive.plan.models:
@@ -81,6 +82,30 @@ def stage_models(
     }
     manifest.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return Staged(tuple(e["file"] for e in entries), manifest)
+
+
+def _clear_earlier_staging(target: Path, folder: Path) -> None:
+    """Remove what an earlier staging put there: a bot that loads the folder must not go on with dropped models.
+
+    Raises:
+        Rejected: where the folder holds checkpoints that no staging put there; nothing is removed then.
+    """
+    manifest = target / MANIFEST
+    try:
+        listed = json.loads(manifest.read_text(encoding="utf-8"))["models"] if manifest.is_file() else []
+        staged = {str(entry["file"]).rsplit("/", 1)[-1] for entry in listed}
+    except (ValueError, KeyError, TypeError) as error:
+        raise Rejected(f"{manifest} is not a manifest of postval stage: choose another folder") from error
+    present = {path.name for path in folder.glob("*.pt")}
+    foreign = sorted(present - staged)
+    if foreign:
+        raise Rejected(
+            f"{folder} holds checkpoints that are not of an earlier staging ({', '.join(foreign[:5])}): "
+            "move them away, or choose an empty folder"
+        )
+    manifest.unlink(missing_ok=True)
+    for name in present:
+        (folder / name).unlink()
 
 
 def _chosen(

@@ -73,6 +73,7 @@ def fold_outcome(row: Mapping[str, Any]) -> FoldOutcome:
         total_return=row["total_return"],
         sharpe=row["sharpe"],
         n_trades=row["n_trades"],
+        reason=row["reason"],
     )
 
 

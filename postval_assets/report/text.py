@@ -143,8 +143,11 @@ def backtest_table(rows: Sequence[Row]) -> str:
 
 def decision_table(rows: Sequence[Row]) -> str:
     """The decision of each model and plan, with its reasons."""
-    headers = ("symbol", "timeframe", "plan", "decision", "reasons")
-    body = [(r["symbol"], r["timeframe"], r["plan"], r["decision"], "; ".join(r["reasons"])) for r in rows]
+    headers = ("symbol", "timeframe", "plan", "as of", "decision", "reasons")
+    body = [
+        (r["symbol"], r["timeframe"], r["plan"], _day(r["as_of"]), r["decision"], "; ".join(r["reasons"]))
+        for r in rows
+    ]
     return table(headers, body)
 
 

@@ -131,9 +131,9 @@ CREATE TABLE archive_evidence (
 
 CREATE TABLE archive_evidence_models (
     archive_id VARCHAR NOT NULL, plan VARCHAR NOT NULL, symbol VARCHAR NOT NULL,
-    timeframe VARCHAR NOT NULL, as_of TIMESTAMPTZ, sharpe DOUBLE, n_returns INTEGER, skew DOUBLE,
-    kurtosis DOUBLE, sharpe_benchmark DOUBLE, dsr DOUBLE, reason VARCHAR, run_id VARCHAR NOT NULL,
-    created_at TIMESTAMPTZ NOT NULL
+    timeframe VARCHAR NOT NULL, as_of TIMESTAMPTZ, model_as_of TIMESTAMPTZ, bars_per_year DOUBLE,
+    sharpe DOUBLE, n_returns INTEGER, skew DOUBLE, kurtosis DOUBLE, sharpe_benchmark DOUBLE, dsr DOUBLE,
+    reason VARCHAR, run_id VARCHAR NOT NULL, created_at TIMESTAMPTZ NOT NULL
 );
 
 CREATE TABLE deployment_decisions (
