@@ -8,6 +8,7 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,7 @@ def up(ctx: click.Context, port: int | None) -> None:
     """Web UI, daemon and sensors on this machine, until Ctrl-C."""
     _log_to_terminal()
     from postval_assets.commands.home import prepare_home, write_dotenv
+    from postval_assets.commands.occupancy import occupied
     from postval_assets.commands.servers import dev_command, require_free_port, running
 
     settings = _settings(ctx, port=port)
@@ -120,7 +122,7 @@ def up(ctx: click.Context, port: int | None) -> None:
     click.echo(
         f"postval: http://127.0.0.1:{settings.port}   inbox: {settings.inbox}   stop with Ctrl-C", err=True
     )
-    with running(dev_command(settings), settings, None) as process:
+    with occupied(settings), running(dev_command(settings), settings, None) as process:
         try:
             code = process.wait()
         except KeyboardInterrupt:
@@ -271,26 +273,25 @@ def backfill(ctx: click.Context, symbols: str, plan: str, archive_id: str | None
     )
 )
 @click.option("--to", "target", type=click.Path(path_type=Path, file_okay=False), required=True)
-@click.option("--archive", "archive_id", help="Default: the newest.")
+@click.option("--archive", "archive_id", help="Default: the newest decided one.")
 @click.option("--classification", help=f"Of the gate: {', '.join(CLASSIFICATIONS)}.")
 @click.option("--decision", help=f"Of the policy acted on: {', '.join(DECISIONS)}.")
 @click.pass_context
 def stage(
     ctx: click.Context, target: Path, archive_id: str | None, classification: str | None, decision: str | None
 ) -> None:
-    """The original checkpoints of chosen models into DIR/models/rl_symbols/, with a manifest."""
+    """The original checkpoints of chosen models into DIR/models/rl_symbols/, with a manifest (default: LIVE, PAPER)."""
     if (classification is None) == (decision is None):
         raise Rejected(
             "give one of --classification (such as APPROVED,REVIEW) and --decision (such as LIVE,PAPER)"
         )
     from postval_assets.pipeline.platform import open_platform
-    from postval_assets.pipeline.reading import newest_archive
-    from postval_assets.pipeline.staging import stage_models
+    from postval_assets.pipeline.staging import newest_complete_archive, stage_models
 
     platform = open_platform(_settings(ctx))
-    chosen = archive_id or newest_archive(platform)
+    chosen = archive_id or newest_complete_archive(platform)
     if chosen is None:
-        raise Rejected("no archive was ingested yet: postval ingest FILE.zip")
+        raise Rejected("no archive is decided yet: postval ingest FILE.zip, and let postval up run")
     staged = stage_models(
         platform,
         chosen,
@@ -339,7 +340,7 @@ def _print_csv(names: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
 
 
 def _print_json(names: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    click.echo(json.dumps([dict(zip(names, row, strict=True)) for row in rows], indent=2, default=_plain))
+    click.echo(json.dumps([dict(zip(names, row, strict=True)) for row in rows], indent=2, default=_jsonable))
 
 
 def _plain(value: object) -> object:
@@ -347,7 +348,11 @@ def _plain(value: object) -> object:
         return value.isoformat()
     if isinstance(value, list):
         return "; ".join(str(v) for v in value)
-    return value
+    return value if value is None or isinstance(value, int | float | str) else str(value)
+
+
+def _jsonable(value: object) -> object:
+    return float(value) if isinstance(value, Decimal) else _plain(value)
 
 
 _PRINTERS: dict[str, Callable[[Sequence[str], Sequence[Sequence[object]]], None]] = {

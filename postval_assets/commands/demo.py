@@ -8,17 +8,17 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import dagster as dg
-
 from postval_assets.commands.home import open_instance, prepare_home
+from postval_assets.commands.occupancy import LOCK_NAME, held
 from postval_assets.commands.servers import daemon_command, running
 from postval_assets.commands.show import results_text
 from postval_assets.core.failures import Rejected, Unavailable
-from postval_assets.defs.sensors import UNFINISHED
+from postval_assets.defs.run_records import UNFINISHED, runs
 from postval_assets.io.inbox import deliver
 from postval_assets.io.warehouse import query_replica
 from postval_assets.pipeline.platform import Platform, open_platform
@@ -50,18 +50,46 @@ def sample_archive(settings: Settings) -> Path:
     return found[-1]
 
 
-def fresh_directory(settings: Settings) -> Settings:
-    """Settings of an empty demo directory; one that a demo made before is emptied, any other is refused."""
+def demo_settings(settings: Settings) -> Settings:
+    """Settings of the demo's own directory; raises Rejected where that is somebody else's."""
     folder = settings.data_dir / "demo"
-    if folder.exists():
-        if not (folder / _MARKER).is_file():
-            raise Rejected(f"{folder} was not made by a demo and is left alone: move it, or give --data-dir")
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
-    (folder / _MARKER).write_text(
-        "Made by postval demo, which empties this folder when it starts.\n", encoding="utf-8"
-    )
+    if folder.exists() and not (folder / _MARKER).is_file():
+        raise Rejected(f"{folder} was not made by a demo and is left alone: move it, or give --data-dir")
     return settings.model_copy(update={"data_dir": folder, "inbox_dir": None, "bars_source": "sample"})
+
+
+@contextmanager
+def occupied_afresh(demo: Settings) -> Iterator[Platform]:
+    """Hold the demo's directory, emptied of what an earlier demo left; nobody else may be working on it.
+
+    Raises:
+        Rejected: where somebody does, such as a `postval up` that browses an earlier demo.
+        Unavailable: where the directory cannot be emptied.
+    """
+    folder = demo.data_dir
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _MARKER).write_text(
+        "Made by postval demo, which empties this folder when it starts.\n", "utf-8"
+    )
+    with held(demo):
+        kept = {_MARKER, LOCK_NAME}
+        try:
+            for path in [p for p in folder.iterdir() if p.name not in kept]:
+                _remove(path)
+        except OSError as error:
+            raise Unavailable(f"{folder} cannot be emptied: {error}; close what uses it") from error
+        prepare_home(demo)
+        yield open_platform(demo)
+
+
+def _remove(path: Path) -> None:
+    # The database for people is read-only, and Windows does not remove such a file.
+    for file in [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]:
+        file.chmod(0o600)
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def run_demo(settings: Settings, *, timeout_s: float = 600.0) -> Demo:
@@ -72,9 +100,13 @@ def run_demo(settings: Settings, *, timeout_s: float = 600.0) -> Demo:
         Unavailable: where the daemon ended, or the decisions did not come in time; the daemon's log is named.
     """
     archive = sample_archive(settings)
-    demo = fresh_directory(settings)
-    prepare_home(demo)
-    platform = open_platform(demo)
+    demo = demo_settings(settings)
+    with occupied_afresh(demo) as platform:
+        return _deliver_and_wait(platform, archive, timeout_s)
+
+
+def _deliver_and_wait(platform: Platform, archive: Path, timeout_s: float) -> Demo:
+    demo = platform.settings
     daemon_log = demo.data_dir / "logs" / "daemon.log"
     log.info("data directory %s; the daemon's log is %s", demo.data_dir, daemon_log)
     with daemon_log.open("wb") as output, running(daemon_command(), demo, output) as daemon:
@@ -128,7 +160,7 @@ def wait_until_settled(platform: Platform, *, timeout_s: float, check: Callable[
     instance = open_instance(platform.settings)
     while time.monotonic() - started < timeout_s:
         check()
-        if not instance.get_runs_count(dg.RunsFilter(statuses=UNFINISHED)) and _is_published(platform):
+        if not runs(instance, UNFINISHED, limit=1) and _is_published(platform):
             return
         time.sleep(_POLL_SECONDS)
     raise Unavailable(f"{platform.replica} did not get the newest decisions within {timeout_s:.0f} s")

@@ -20,6 +20,7 @@ import dagster as dg
 
 from postval_assets.core.failures import PostvalError
 from postval_assets.core.features.registry import load_feature_sets
+from postval_assets.defs.run_records import WORKED_ON, orphans, runs
 from postval_assets.io.inbox import FileHasher, InboxCursor, scan_inbox
 from postval_assets.io.warehouse import kept_aside
 from postval_assets.pipeline.archives import archive_limits
@@ -243,14 +244,21 @@ def _dagster(platform: Platform) -> Iterator[Finding]:
         return
     export_environment(platform.settings)
     instance = dg.DagsterInstance.get()
-    statuses = (dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.FAILURE)
-    counts = {s.value.lower(): instance.get_runs_count(dg.RunsFilter(statuses=[s])) for s in statuses}
-    failed = counts["failure"]
+    lost = orphans(instance, nobody_else_works=False)
+    for run in lost:
+        mend = "the next postval up, validate or backfill fails it, and a daemon's is repeated then"
+        yield Finding(Severity.ERROR, "dagster", f"run {run.run_id} has lost its process", mend)
+    states = {
+        "queued": [dg.DagsterRunStatus.QUEUED],
+        "running": WORKED_ON,
+        "failed": [dg.DagsterRunStatus.FAILURE],
+    }
+    counts = {name: len(runs(instance, statuses)) for name, statuses in states.items()}
     yield Finding(
-        Severity.NOTE if failed else Severity.OK,
+        Severity.NOTE if counts["failed"] else Severity.OK,
         "dagster",
         ", ".join(f"{n} {name}" for name, n in counts.items()) + " runs",
-        "a failed archive: drop it again; what is done stays" if failed else None,
+        "a failed archive: drop it again; what is done stays" if counts["failed"] else None,
     )
 
 

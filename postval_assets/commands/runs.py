@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
 from postval_assets.commands.home import open_instance
+from postval_assets.commands.occupancy import clear_orphans_beside
 from postval_assets.core.failures import PostvalError, Rejected
 from postval_assets.core.instruments import parse_symbol
 from postval_assets.definitions import build_definitions
@@ -61,6 +63,7 @@ def validate(
         RunFailed: where a run ended with an error.
     """
     instance = open_instance(platform.settings)
+    clear_orphans_beside(platform.settings, instance)
     ready = inspect_archive(file, archive_limits(platform))
     take_in(platform, ready)
     delivery = register(platform, ready, run_id="validate", busy=lambda sha256: is_busy(instance, sha256))
@@ -96,6 +99,7 @@ def backfill(
         RunFailed: where a run ended with an error.
     """
     instance = open_instance(platform.settings)
+    clear_orphans_beside(platform.settings, instance)
     wanted = [parse_symbol(s) for s in symbols]
     archives = archives_of(platform, wanted, archive_id)
     missing = [s for s in wanted if s not in archives]
@@ -165,12 +169,17 @@ def _finish(platform: Platform, results: Sequence[dg.ExecuteInProcessResult]) ->
 def _first_failure(result: dg.ExecuteInProcessResult) -> str:
     for event in result.all_events:
         if event.is_step_failure:
-            error = event.step_failure_data.error
-            while error is not None and error.cause is not None:
-                error = error.cause
-            message = error.message.strip().splitlines()[0] if error is not None else "no message"
-            return f"{event.step_key} failed: {message} (run {result.run_id})"
+            failure = event.step_failure_data
+            told = failure.user_failure_data.description if failure.user_failure_data else None
+            return f"{event.step_key} failed: {told or _root_message(failure.error)} (run {result.run_id})"
     return f"run {result.run_id} failed"
+
+
+def _root_message(error: Any) -> str:
+    """The first line of what an error that nobody foresaw was caused by."""
+    while error is not None and error.cause is not None:
+        error = error.cause
+    return str(error.message).strip().splitlines()[0] if error is not None else "no message"
 
 
 def _among(symbols: Sequence[str] | None, held: Sequence[str], archive_id: str) -> tuple[str, ...]:

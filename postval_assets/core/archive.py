@@ -88,11 +88,14 @@ class RejectedEntry:
         name: the entry's name, as harmless text.
         reason: why, and what would be accepted.
         symbol_shown: the part of the name that stands for the symbol, as harmless text.
+        symbol, timeframe: of the model that the name says; None where it says no usable one.
     """
 
     name: str
     reason: str
     symbol_shown: str
+    symbol: str | None
+    timeframe: Timeframe | None
 
 
 @dataclass(frozen=True)
@@ -260,4 +263,11 @@ def _entry_problem(entry: ArchiveEntry, max_bytes: int, max_ratio: float) -> str
 
 def _rejected(entry: ArchiveEntry, reason: str) -> RejectedEntry:
     stem = _segments(entry.name)[-1].removesuffix(".pt")
-    return RejectedEntry(shown(entry.name), reason, shown(stem.rpartition("_")[0] or stem)[:40])
+    symbol: str | None
+    timeframe: Timeframe | None
+    try:
+        symbol, timeframe = _model_name(entry)
+    except Rejected:
+        symbol, timeframe = None, None
+    symbol_shown = shown(stem.rpartition("_")[0] or stem)[:40]
+    return RejectedEntry(shown(entry.name), reason, symbol_shown, symbol, timeframe)

@@ -28,6 +28,9 @@ _METADATA = frozenset(
 )
 _DEFAULT_TIMEFRAME = Timeframe.HOUR_1
 _MAX_DEPTH = 32
+# More of anything counted than any training has; the 32-bit columns that it goes to hold it.
+_MOST = 10_000_000
+_MOST_UPDATES = 2**31 - 1
 # Metrics are compared after rounding to 6 decimals; a float32 of 1 may be a hair above it.
 _DECIMALS = 6
 
@@ -67,10 +70,11 @@ class TrainingSummary:
     Attributes:
         trained_at: its ``timestamp`` (UTC); None where it has none.
         reward_scale: scale of the rewards that the drawdown proxy was computed from.
-        validation_interval: training updates between two validations.
+        validation_interval: training updates between two validations; the updates of the longest history,
+            too, fit 32 bits.
         train_start, train_end: opens of the first and last training bar (UTC, inclusive).
-        seed: of the training.
-        n_trials: models tried to get these.
+        seed: of the training; any signed 64-bit number.
+        n_trials: models tried to get these; at most ten million.
         claims: per symbol and timeframe.
         unusable: entries that name no usable symbol, as (what was found, reason).
         notes: optional values that could not be read and are treated as unknown.
@@ -119,14 +123,22 @@ def parse_summary(data: bytes) -> TrainingSummary:
         )
     bounds = window if isinstance(window, dict) else {}
     train_start, train_end, window_notes = training_window(bounds.get("start"), bounds.get("end"))
+    interval = _whole_number(fields, "validation_interval", 1, _MOST, notes)
+    n_validations = max((len(claim.fitness_score) for claim in claims.values()), default=0)
+    if interval is not None and interval * n_validations > _MOST_UPDATES:
+        notes.append(
+            f"validation_interval is {interval}: treated as unknown; with {n_validations} validations it makes "
+            f"more than {_MOST_UPDATES} training updates"
+        )
+        interval = None
     return TrainingSummary(
         trained_at=_timestamp(fields.get("timestamp"), notes),
         reward_scale=_positive_number(fields, "reward_scale", notes),
-        validation_interval=_whole_number(fields, "validation_interval", 1, notes),
+        validation_interval=interval,
         train_start=train_start,
         train_end=train_end,
-        seed=_whole_number(fields, "seed", -(2**63), notes),
-        n_trials=_whole_number(fields, "n_trials", 1, notes),
+        seed=_whole_number(fields, "seed", -(2**63), 2**63 - 1, notes),
+        n_trials=_whole_number(fields, "n_trials", 1, _MOST, notes),
         claims=MappingProxyType(claims),
         unusable=tuple(unusable),
         notes=(*notes, *window_notes),
@@ -354,13 +366,15 @@ def _positive_number(fields: Mapping[str, Any], key: str, notes: list[str]) -> f
     return None
 
 
-def _whole_number(fields: Mapping[str, Any], key: str, least: int, notes: list[str]) -> int | None:
+def _whole_number(fields: Mapping[str, Any], key: str, least: int, most: int, notes: list[str]) -> int | None:
     value = fields.get(key)
     number = _finite(value)
-    if number is not None and number.is_integer() and least <= number < 2**63:
+    if number is not None and number.is_integer() and least <= number <= most:
         return int(value) if isinstance(value, int) else int(number)
     if value is not None:
-        notes.append(f"{key} is {_shown(value)}: treated as unknown; expected a whole number")
+        notes.append(
+            f"{key} is {_shown(value)}: treated as unknown; expected a whole number from {least} to {most}"
+        )
     return None
 
 

@@ -17,6 +17,8 @@ from postval_assets.pipeline.archives import archives_of
 from postval_assets.pipeline.platform import Platform, open_platform
 from postval_assets.settings import Settings, load_settings
 
+from .run_records import add_tags, write_process
+
 ARCHIVE_TAG = "postval/archive_id"
 AS_OF_TAG = "postval/as_of"
 PLANS_TAG = "postval/plans"
@@ -62,6 +64,11 @@ class PlatformResource(dg.ConfigurableResource["PlatformResource"]):
             self._platform = open_platform(settings)
         return self._platform
 
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        """Write the process into its run, so that a run whose process was killed can be told from a slow one."""
+        if context.run is not None and context.instance is not None:
+            write_process(context.instance, context.run.run_id)
+
     @cached_property
     def settings(self) -> Settings:
         """The settings in force."""
@@ -87,7 +94,7 @@ class PlatformResource(dg.ConfigurableResource["PlatformResource"]):
             raise dg.Failure(str(error), allow_retries=False) from error
         if ARCHIVE_TAG not in tags and archives:
             newest = ",".join(sorted(set(archives.values())))
-            context.instance.add_run_tags(context.run.run_id, {ARCHIVE_TAG: newest})
+            add_tags(context.instance, context.run.run_id, {ARCHIVE_TAG: newest})
         return RunScope(context.run.run_id, archives, plans, as_of)
 
 

@@ -19,20 +19,12 @@ from .catalogue import archive_materialization
 from .jobs import archive_job, decision_job, evidence_job, range_tags
 from .partitions import ARCHIVE, SYMBOL, archive_partitions, symbol_partitions
 from .resources import ARCHIVE_TAG, SHA_TAG, PlatformResource
+from .run_records import FINISHED, UNFINISHED, fail_orphans, runs
 
 ATTEMPT_TAG = "postval/attempt"
 HASH_SECONDS_PER_TICK = 20.0
 # Follow-up runs that were asked for, so that one that failed is not asked for again and again.
 REMEMBERED_REQUESTS = 500
-
-UNFINISHED = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
-FINISHED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 
 # Lives as long as the code server's process: a large file is hashed over several ticks.
 _hasher = FileHasher(budget_seconds=HASH_SECONDS_PER_TICK)
@@ -40,7 +32,7 @@ _hasher = FileHasher(budget_seconds=HASH_SECONDS_PER_TICK)
 
 def is_busy(instance: dg.DagsterInstance, sha256: str) -> bool:
     """Whether an archive with this content has unfinished runs."""
-    return instance.get_runs_count(dg.RunsFilter(tags={SHA_TAG: sha256}, statuses=UNFINISHED)) > 0
+    return bool(runs(instance, UNFINISHED, {SHA_TAG: sha256}, limit=1))
 
 
 @dg.sensor(
@@ -132,10 +124,12 @@ def queue_sensor(
     instance = context.instance
     if instance.is_ephemeral:
         return dg.SkipReason("this Dagster instance is temporary: set DAGSTER_HOME (postval up does)")
-    unfinished = instance.get_runs_count(dg.RunsFilter(statuses=UNFINISHED))
+    lost = fail_orphans(instance, nobody_else_works=False)
+    unfinished = len(runs(instance, UNFINISHED))
     if unfinished:
-        return dg.SkipReason(f"{unfinished} run(s) are queued or running")
-    newest = instance.get_runs(dg.RunsFilter(statuses=FINISHED), limit=1)
+        failed = f"; failed {len(lost)} whose process was gone" if lost else ""
+        return dg.SkipReason(f"{unfinished} run(s) are queued or running{failed}")
+    newest = runs(instance, FINISHED, limit=1)
     run_id = newest[0].run_id if newest else None
     seen = json.loads(context.cursor or "{}")
     asked: list[str] = seen.get("asked", [])

@@ -93,16 +93,32 @@ class ArchiveStore:
             raise Unavailable(f"{path} could not be read: {error}") from error
         return path
 
-    def reject(self, path: Path, sha256: str) -> Path:
+    def reject(
+        self,
+        path: Path,
+        sha256: str,
+        expected_size: int | None = None,
+        expected_mtime_ns: int | None = None,
+    ) -> Path:
         """Move a file aside under its own name, never over another one; where it is now.
 
+        Args:
+            path: the file, usually in the inbox. It is gone afterwards.
+            sha256: of the content that was refused.
+            expected_size: of that file, in bytes; not looked at where None.
+            expected_mtime_ns: of that file; not looked at where None.
+
         Raises:
-            Unavailable: it is nowhere, or the disk refused.
+            Unavailable: it is nowhere, was changed since it was refused, or the disk refused.
         """
-        first = self._rejected_root / path.name
-        second = self._rejected_root / f"{path.stem}-{sha256[:8]}{path.suffix}"
+        first, second = self._places_aside(path.name, sha256)
         try:
             self._rejected_root.mkdir(parents=True, exist_ok=True)
+            if path.is_file():
+                found = path.stat()
+                for now, expected in ((found.st_size, expected_size), (found.st_mtime_ns, expected_mtime_ns)):
+                    if expected is not None and now != expected:
+                        raise Unavailable(f"{path.name} has changed since it was refused")
             for target in (first, second):
                 if not path.is_file():
                     if _holds(target, sha256):
@@ -116,6 +132,18 @@ class ArchiveStore:
         except OSError as error:
             raise Unavailable(f"{path} could not be moved to {self._rejected_root}: {error}") from error
         raise Unavailable(f"{path} could not be moved aside: it is gone, or {second} is another file")
+
+    def find_aside(self, file_name: str, sha256: str, size_bytes: int) -> Path | None:
+        """Where a refused file of that name and size lies already; its content is not read."""
+        for target in self._places_aside(file_name, sha256):
+            if target.is_file() and target.stat().st_size == size_bytes:
+                return target
+        return None
+
+    def _places_aside(self, file_name: str, sha256: str) -> tuple[Path, Path]:
+        """Where a refused file goes: under its own name, or beside another file of that name."""
+        own = self._rejected_root / file_name
+        return own, own.with_name(f"{own.stem}-{sha256[:8]}{own.suffix}")
 
 
 def _holds(path: Path, sha256: str, size_bytes: int | None = None) -> bool:

@@ -47,11 +47,13 @@ TABLES: dict[str, Table] = {
     "extracted_models": Table("One row per checkpoint in an archive.", MODEL),
     "gating_scores": Table("One row per model: the verdict on its training metrics.", MODEL),
     "bars": Table(
-        "One row per bar of a symbol at its base timeframe; merged, never replaced whole.",
+        "One row per bar of a symbol at the base timeframe, and at a finer one that a model of it has; merged, "
+        "never replaced whole.",
         ("symbol", "timeframe", "ts"),
     ),
     "bar_loads": Table(
-        "One row per symbol: the last time that its bars were read from the source.", ("symbol",)
+        "One row per symbol x timeframe: the last time that its bars were read from the source.",
+        ("symbol", "timeframe"),
     ),
     "evaluations": Table("One row per instant that a model was evaluated at.", EVALUATION),
     "backtest_results": Table(
@@ -86,6 +88,10 @@ VIEWS: dict[str, str] = {
         "behind it, best first."
     ),
     "symbol_history": "One row per model x plan x as_of in time order: how a symbol's models have done.",
+    "newest_evaluations": (
+        "One row per model that was evaluated: the newest instant that it has folds at, or, where it has none, the "
+        "newest of its backtest."
+    ),
     "published_at": "One row: when this copy of the database was made.",
 }
 
@@ -124,6 +130,7 @@ COLUMNS: dict[str, str] = {
     "n_changed": "Of these, bars that were new or differed from what was stored.",
     "first_ts": "First bar that the source delivered (its open), UTC.",
     "last_ts": "Last bar that the source delivered (its open), UTC.",
+    "fetched_digest": "Digest of the bars that the source last delivered.",
     "stored_path": "Where the archive is kept, relative to the data directory.",
     "seen_at": "When the file was seen, UTC.",
     "outcome": "ACCEPTED, RETRY (dropped again after a failure), DUPLICATE or REJECTED.",
@@ -160,6 +167,7 @@ COLUMNS: dict[str, str] = {
     "checkpoint_index": "Validation of the best fitness, from 0; NULL without advice.",
     "checkpoint_update": "Training update of that validation; NULL where the interval is unknown.",
     "thresholds_version": "Name of the set of gating thresholds.",
+    "folds_digest": "Digest of the folds that the row was made from; NULL where there were none.",
     "inputs_digest": "Digest of everything that the row was computed from.",
     "ts": "Open of the bar, UTC.",
     "open": "First price, quote currency.",
@@ -198,6 +206,7 @@ COLUMNS: dict[str, str] = {
     "trade": "Number of the round trip within its fold, in time order.",
     "entry_ts": "Open of the bar that filled the first order of the round trip, UTC.",
     "exit_ts": "Open of the bar in which it ended, UTC.",
+    "has_folds": "Whether the model has folds at that instant.",
     "side": "LONG or SHORT.",
     "quantity": "Quantity of the round trip, positive.",
     "entry_price": "Average price of getting in, slippage included, quote currency.",
@@ -240,6 +249,7 @@ COLUMNS: dict[str, str] = {
     # where a table means something of its own
     "training_archives.status": "RECEIVED, EXTRACTED, COMPLETE or REJECTED.",
     "extracted_models.status": "OK, INCOMPATIBLE or REJECTED.",
+    "bar_loads.status": "OK, EMPTY (the source has the symbol and no bars) or REJECTED.",
     "gating_scores.profit_factor": "Final profit factor in training.",
     "gating_scores.max_drawdown": "Final max drawdown in training: a proxy (reward volatility, not equity).",
     "backtest_results.status": (
@@ -249,6 +259,12 @@ COLUMNS: dict[str, str] = {
         "OK, NO_TRADES, RUINED, BROKEN_POLICY, INSUFFICIENT_DATA, INVALID_BARS or NOT_EVALUATED."
     ),
     "trades.fees": "Fees of the round trip, quote currency.",
+    "deployment_decisions.settings_digest": (
+        "That of the folds, or a digest of all of theirs where they differ; of the present settings without folds."
+    ),
+    "deployment_decisions.code_version": (
+        "That of the folds, or a digest of all of theirs where they differ; the present one without folds."
+    ),
     "latest_decisions.decision": "Worst decision of policy standard over the plans; NULL where it made none.",
     "latest_decisions.decision_evidence": "Worst decision of policy evidence; NULL where it made none.",
     "latest_decisions.reasons": "Distinct reasons of policy standard over the plans.",

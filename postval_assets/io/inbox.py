@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import stat
@@ -24,6 +25,9 @@ from postval_assets.io.archive_file import Damaged, open_archive
 
 _CHUNK_BYTES = 8 * 2**20
 _GB = 1e9
+_NO_TEXT = "its name is not text (it cannot be written as UTF-8), so no table can hold it: rename it"
+
+log = logging.getLogger("postval.inbox")
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class FileState:
         unchanged_since: first scan that saw this size and time, ISO 8601.
         hashed_bytes: how far the hash is, for display.
         sha256: of the whole file; None until it is known.
-        reported: whether a scan has returned it as ready or rejected.
+        reported: whether a scan has returned it as ready or rejected; whoever could not decide on it clears this.
     """
 
     size_bytes: int
@@ -154,10 +158,14 @@ class FileHasher:
         self._deadline = clock() + budget_seconds
         self._started: dict[tuple[Path, int, int], tuple[int, hashlib._Hash]] = {}
 
-    def start_scan(self, present: Iterable[Path]) -> None:
-        """A new budget; files that are no longer present are forgotten."""
+    def start_scan(self, folder: Path, present: Iterable[Path]) -> None:
+        """A new budget; files of the folder that are no longer present are forgotten."""
         kept = set(present)
-        self._started = {key: progress for key, progress in self._started.items() if key[0] in kept}
+        self._started = {
+            key: progress
+            for key, progress in self._started.items()
+            if key[0] in kept or key[0].parent != folder
+        }
         self._deadline = self._clock() + self._budget_seconds
 
     def advance(self, path: Path, size_bytes: int, mtime_ns: int) -> tuple[int, str | None]:
@@ -216,18 +224,24 @@ def scan_inbox(
         Unavailable: the folder itself cannot be listed.
     """
     paths = _candidates(inbox_dir)
-    hasher.start_scan(paths)
+    hasher.start_scan(inbox_dir, paths)
     files: dict[str, FileState] = {}
     ready: list[ReadyArchive] = []
     rejected: list[UnreadableArchive] = []
     waiting: list[WaitingFile] = []
     for path in paths:
+        if not _is_text(path.name):
+            waiting.append(WaitingFile(_printable(path.name), _NO_TEXT))
+            continue
         state = cursor.files.get(path.name)
         found: ReadyArchive | UnreadableArchive | WaitingFile
         try:
             state, found = _look(path, state, now, hasher, limits or ArchiveLimits(), unreadable_after)
         except (Unavailable, OSError) as error:
-            found = WaitingFile(_printable(path.name), str(error))
+            found = WaitingFile(path.name, str(error))
+        except ValueError as error:
+            log.warning("%s could not be judged: %s", path.name, error, exc_info=True)
+            found = WaitingFile(path.name, f"it could not be judged: {error}")
         if state is not None:
             files[path.name] = state
         if isinstance(found, ReadyArchive):
@@ -243,9 +257,11 @@ def inspect_archive(path: Path, limits: ArchiveLimits | None = None) -> ReadyArc
     """Judge and hash one file at once.
 
     Raises:
-        Rejected: it is not a training archive.
+        Rejected: it is not a training archive, or its name is not text.
         Unavailable: it could not be read, or changed meanwhile.
     """
+    if not _is_text(path.name):
+        raise Rejected(f"{_printable(path.name)}: {_NO_TEXT}")
     try:
         found = path.stat()
         name, plan, summary = _content(path, limits or ArchiveLimits())
@@ -265,10 +281,10 @@ def deliver(file: Path, inbox_dir: Path) -> Path:
         Rejected: its name is not one that the inbox looks at, or another file of that name is there.
         Unavailable: the disk refused.
     """
+    if not _is_text(file.name):
+        raise Rejected(f"{_printable(file.name)}: {_NO_TEXT}")
     if not _is_candidate(file.name):
-        raise Rejected(
-            f"{_printable(file.name)} would be ignored in the inbox; expected a name such as NAME.zip"
-        )
+        raise Rejected(f"{file.name[:200]} would be ignored in the inbox; expected a name such as NAME.zip")
     target = inbox_dir / file.name
     part = inbox_dir / f".{file.name}.part"
     try:
@@ -307,7 +323,7 @@ def _look(
     unreadable_after: timedelta,
 ) -> tuple[FileState, ReadyArchive | UnreadableArchive | WaitingFile]:
     """What the next scan should know of one file, and what is to be said of it now."""
-    name = _printable(path.name)
+    name = path.name
     found = path.lstat()
     if not stat.S_ISREG(found.st_mode):
         raise Unavailable("it is a folder or a link; expected a file")
@@ -349,6 +365,15 @@ def _content(path: Path, limits: ArchiveLimits) -> tuple[str, ArchivePlan, Train
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_text(name: str) -> bool:
+    """Whether a file's name can be stored: Linux and Windows allow some that are no Unicode text."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _printable(name: str) -> str:

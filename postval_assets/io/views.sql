@@ -4,7 +4,7 @@ CREATE OR REPLACE VIEW latest_decisions AS
 WITH newest_archives AS (
     SELECT symbol, max(archive_id) AS archive_id FROM deployment_decisions GROUP BY symbol
 ),
-newest_evaluations AS (
+newest_instants AS (
     -- max() passes over NULL: a model that was never evaluated keeps NULL, and only such a one
     SELECT d.archive_id, d.symbol, d.timeframe, max(d.as_of) AS as_of
     FROM deployment_decisions AS d
@@ -14,7 +14,7 @@ newest_evaluations AS (
 newest_rows AS (
     SELECT d.*, list_position(['DROP', 'RETRAIN', 'PAPER', 'LIVE'], d.decision) AS rank
     FROM deployment_decisions AS d
-    JOIN newest_evaluations AS e
+    JOIN newest_instants AS e
         ON e.archive_id = d.archive_id AND e.symbol = d.symbol AND e.timeframe = d.timeframe
         AND e.as_of IS NOT DISTINCT FROM d.as_of
     QUALIFY row_number() OVER (
@@ -90,6 +90,17 @@ LEFT JOIN walk_forward_summaries AS w
     ON w.archive_id = s.archive_id AND w.symbol = s.symbol AND w.timeframe = s.timeframe
     AND w.plan = s.plan AND w.as_of = s.as_of
 ORDER BY s.symbol, s.archive_id, s.timeframe, s.plan, s.as_of NULLS FIRST;
+
+-- The same question up to some instant is pipeline/instants.py's.
+CREATE OR REPLACE VIEW newest_evaluations AS
+SELECT
+    e.archive_id, e.symbol, e.timeframe,
+    coalesce(max(e.as_of) FILTER (WHERE f.has_folds), max(e.as_of)) AS as_of,
+    coalesce(bool_or(f.has_folds), false) AS has_folds
+FROM evaluations AS e
+LEFT JOIN (SELECT DISTINCT archive_id, symbol, timeframe, as_of, true AS has_folds FROM fold_results) AS f
+    ON f.archive_id = e.archive_id AND f.symbol = e.symbol AND f.timeframe = e.timeframe AND f.as_of = e.as_of
+GROUP BY e.archive_id, e.symbol, e.timeframe;
 
 CREATE OR REPLACE VIEW published_at AS
 SELECT max(published_at) AS published_at FROM publication;

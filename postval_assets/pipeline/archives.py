@@ -6,7 +6,7 @@ a symbol's work belongs to. Not here: looking into the inbox (io.inbox) or into 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -14,10 +14,9 @@ from typing import Any
 
 from postval_assets.core.archive import ArchiveLimits, ArchivePlan, ModelEntry, trained_at
 from postval_assets.core.failures import Rejected
-from postval_assets.core.instruments import Timeframe, parse_symbol, parse_timeframe
 from postval_assets.core.summary import TrainingSummary
 from postval_assets.io.inbox import ReadyArchive, UnreadableArchive
-from postval_assets.io.warehouse import Append, Change, Replace
+from postval_assets.io.warehouse import Append, Change, Replace, Update
 from postval_assets.pipeline.deciding import finish_archive
 from postval_assets.pipeline.platform import Platform
 
@@ -94,8 +93,10 @@ def list_models(plan: ArchivePlan, summary: TrainingSummary) -> tuple[ListedMode
         key = (model.symbol, model.timeframe.value)
         listed[key] = ListedModel(*key, entry=model, problem=None, addressable=True)
     for rejected in plan.rejected:
-        symbol, timeframe, addressable = _place(rejected.name, rejected.symbol_shown)
-        _add(listed, symbol, timeframe, rejected.reason, addressable=addressable)
+        if rejected.symbol is None or rejected.timeframe is None:
+            _add(listed, rejected.symbol_shown, _UNKNOWN_TIMEFRAME, rejected.reason, addressable=False)
+        else:
+            _add(listed, rejected.symbol, rejected.timeframe.value, rejected.reason, addressable=True)
     for symbol, frame in summary.claims:
         if (symbol, frame.value) not in listed:
             problem = (
@@ -120,16 +121,6 @@ def _add(
     if before is not None and before.problem and before.problem != problem:
         problem = f"{before.problem}; {problem}"
     listed[symbol, timeframe] = ListedModel(symbol, timeframe, None, problem, addressable)
-
-
-def _place(entry_name: str, shown: str) -> tuple[str, str, bool]:
-    """Symbol and timeframe of a refused entry, where its name has usable ones."""
-    stem = entry_name.rsplit("/", 1)[-1].removesuffix(".pt")
-    symbol, _, frame = stem.partition("_")
-    try:
-        return parse_symbol(symbol), parse_timeframe(frame or Timeframe.HOUR_1.value).value, True
-    except Rejected:
-        return shown, _UNKNOWN_TIMEFRAME, False
 
 
 def register(
@@ -178,12 +169,23 @@ def register(
 
 
 def register_rejected(platform: Platform, found: UnreadableArchive, *, run_id: str) -> Delivery:
-    """Record a file that is no archive; it is moved aside, not deleted."""
+    """Record a file that is no archive; the caller then moves it aside and says where (``note_stored``).
+
+    The rows come first, so that nothing that stops the move can lose them. A file whose row says no place yet was
+    recorded before and is still to be moved: recording it again changes nothing.
+    """
     archive_id = f"rejected-{found.sha256[:12]}"
-    attempts = _attempts(platform, found.sha256) + 1
-    moved = platform.archives.reject(found.path, found.sha256)
+    attempts = _attempts(platform, found.sha256)
+    pending = platform.warehouse.rows(
+        "SELECT reason FROM training_archives "
+        "WHERE archive_id = ? AND sha256 = ? AND file_name = ? AND stored_path IS NULL",
+        (archive_id, found.sha256, found.path.name),
+    )
+    if pending:
+        reason = pending[0]["reason"]
+        return Delivery(Outcome.REJECTED, archive_id, found.sha256, attempts, (), found.path.name, 0, reason)
     delivery = Delivery(
-        Outcome.REJECTED, archive_id, found.sha256, attempts, (), found.path.name, 0, found.reason
+        Outcome.REJECTED, archive_id, found.sha256, attempts + 1, (), found.path.name, 0, found.reason
     )
     row = {
         "archive_id": archive_id,
@@ -196,11 +198,21 @@ def register_rejected(platform: Platform, found: UnreadableArchive, *, run_id: s
         "models": [],
         "status": "REJECTED",
         "reason": found.reason,
-        "stored_path": relative(platform, moved),
+        "stored_path": None,
     }
     changes: list[Change] = [Replace("training_archives", [{"archive_id": archive_id}], [row])]
     _record(platform, delivery, found.size_bytes, changes, run_id)
     return delivery
+
+
+def note_stored(platform: Platform, places: Mapping[str, Path], *, run_id: str) -> None:
+    """Say in the archives' rows where their files lie, by archive_id."""
+    changes = [
+        Update("training_archives", {"archive_id": archive_id}, {"stored_path": relative(platform, path)})
+        for archive_id, path in places.items()
+    ]
+    if changes:
+        platform.warehouse.write(changes, run_id=run_id, now=platform.now())
 
 
 def relative(platform: Platform, path: Path) -> str:

@@ -1,12 +1,14 @@
 """Stage ``deployment_decisions``: LIVE, PAPER, RETRAIN or DROP for every model of an archive.
 
 Here: what a decision is made from, and its row with the digests of all of it. Not here: the rules (core.decision).
-The table is append-only; a decision whose inputs are those of the newest one is not written again.
+The table is append-only; a decision whose inputs are those of the newest one is not written again. One about an
+earlier evaluation is only made anew where its folds are others: what else has changed since is not about it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -18,37 +20,37 @@ from postval_assets.core.instruments import Timeframe
 from postval_assets.core.walk_forward import summarize
 from postval_assets.io.warehouse import Append, Update
 from postval_assets.pipeline.evaluation import why_not_evaluated
-from postval_assets.pipeline.market import resolve_as_of
+from postval_assets.pipeline.instants import WANTED, ModelKey, model_key, wanted
+from postval_assets.pipeline.market import ModelBars
 from postval_assets.pipeline.platform import Platform, StageReport, SymbolReport
-from postval_assets.pipeline.summarizing import fold_outcome
+from postval_assets.pipeline.summarizing import PlanFolds, fold_outcome, stored_folds
 
-_MODELS = """
-SELECT m.*, g.classification, g.reason AS gate_reason, g.flags, g.thresholds_version, g.inputs_digest AS gate_digest,
-       a.sha256 AS archive_sha256
+_COLUMNS = """
+SELECT m.archive_id, m.symbol, m.timeframe, m.status, m.reason, m.model_sha256, m.feature_set, m.feature_set_basis,
+       m.activation_basis, g.classification, g.reason AS gate_reason, g.flags, g.thresholds_version,
+       g.inputs_digest AS gate_digest, a.sha256 AS archive_sha256
 FROM extracted_models m
 JOIN training_archives a USING (archive_id)
 LEFT JOIN gating_scores g USING (archive_id, symbol, timeframe)
-WHERE m.archive_id = ?
 """
-_OF_SYMBOL = (
-    _MODELS
-    + "AND m.symbol = ? AND list_contains(a.models, m.symbol || '_' || m.timeframe) ORDER BY m.timeframe"
-)
+_MODELS = f"""{_COLUMNS}
+JOIN {WANTED} w ON w.archive_id = m.archive_id AND w.symbol = m.symbol
+WHERE list_contains(a.models, m.symbol || '_' || m.timeframe)
+ORDER BY m.timeframe
+"""
 # What has no usable symbol or timeframe belongs to no partition, and is decided with the archive.
-_UNADDRESSED = (
-    _MODELS + "AND NOT list_contains(a.models, m.symbol || '_' || m.timeframe) ORDER BY m.symbol, m.timeframe"
-)
-_FOLDS = """
-SELECT * FROM fold_results
-WHERE archive_id = ? AND symbol = ? AND timeframe = ? AND as_of = ?
-ORDER BY plan, fold
+_UNADDRESSED = f"""{_COLUMNS}
+WHERE m.archive_id = ? AND NOT list_contains(a.models, m.symbol || '_' || m.timeframe)
+ORDER BY m.symbol, m.timeframe
 """
 _NEWEST = """
-SELECT plan, policy, as_of, arg_max(inputs_digest, created_at) AS inputs_digest FROM deployment_decisions
-WHERE archive_id = ? AND symbol = ? AND timeframe = ?
-GROUP BY plan, policy, as_of
+SELECT archive_id, symbol, timeframe, plan, policy, as_of, arg_max(inputs_digest, created_at) AS inputs_digest,
+       arg_max(folds_digest, created_at) AS folds_digest
+FROM deployment_decisions WHERE list_contains(?, archive_id) AND list_contains(?, symbol)
+GROUP BY archive_id, symbol, timeframe, plan, policy, as_of
 """
 
+Row = Mapping[str, Any]
 
 _FAILED_METRICS = frozenset({Flag.LOW_FITNESS, Flag.LOW_PF, Flag.LOW_CONSISTENCY, Flag.HIGH_DRAWDOWN})
 
@@ -58,7 +60,8 @@ def decide_models(
 ) -> StageReport:
     """Decide every model of these symbols over each plan that it was evaluated on.
 
-    A model that was not evaluated at all gets its decision for each plan of the settings, without an as_of.
+    Earlier evaluations are decided as well where they have folds that no decision was made from. A model that was
+    not evaluated at all gets its decision for each plan of the settings, without an as_of.
 
     Args:
         platform: settings and warehouse.
@@ -66,65 +69,64 @@ def decide_models(
         run_id: goes into the rows.
         as_of: the newest evaluation up to then is meant; default the newest of all.
     """
-    rows: list[dict[str, object]] = []
-    reports = []
-    for symbol, archive_id in archives.items():
-        decided = current = 0
-        for model in platform.warehouse.rows(_OF_SYMBOL, (archive_id, symbol)):
-            made = decision_rows(platform, model, as_of)
-            new = _new_rows(platform, model, made)
-            decided += len(made)
-            current += len(made) - len(new)
-            rows += new
-        reports.append(SymbolReport(symbol, decided, current))
-    _append(platform, rows, run_id)
+    models = platform.warehouse.rows(_MODELS, wanted(archives))
+    made = _decisions(platform, models, stored_folds(platform, archives, until=as_of), as_of)
+    _append(platform, [row for _, _, new in made for row in new], run_id)
     for archive_id in sorted(set(archives.values())):
         finish_archive(platform, archive_id, run_id=run_id)
+    reports = []
+    for symbol in archives:
+        counts = [(n_made, n_made - len(new)) for model, n_made, new in made if model["symbol"] == symbol]
+        reports.append(SymbolReport(symbol, sum(n for n, _ in counts), sum(n for _, n in counts)))
     return StageReport(tuple(reports))
 
 
 def finish_archive(platform: Platform, archive_id: str, *, run_id: str) -> bool:
     """Decide what belongs to no symbol's partition, and mark the archive COMPLETE where all is decided."""
-    rows: list[dict[str, object]] = []
-    for model in platform.warehouse.rows(_UNADDRESSED, (archive_id,)):
-        rows += _new_rows(platform, model, decision_rows(platform, model, None))
-    _append(platform, rows, run_id)
+    models = platform.warehouse.rows(_UNADDRESSED, (archive_id,))
+    made = _decisions(platform, models, {}, None)
+    _append(platform, [row for _, _, new in made for row in new], run_id)
     return complete_archive(platform, archive_id, run_id=run_id)
 
 
-def _new_rows(
-    platform: Platform, model: Mapping[str, Any], made: Sequence[dict[str, object]]
-) -> list[dict[str, object]]:
-    """The decisions whose inputs are not those of the newest one that is stored."""
-    key = (model["archive_id"], model["symbol"], model["timeframe"])
-    newest = {
-        (r["plan"], r["policy"], r["as_of"]): r["inputs_digest"]
-        for r in platform.warehouse.rows(_NEWEST, key)
+@dataclass(frozen=True)
+class _Known:
+    """What the newest stored decision was made from."""
+
+    inputs_digest: str
+    folds_digest: str | None
+
+
+def _decisions(
+    platform: Platform,
+    models: Sequence[Row],
+    folds: Mapping[ModelKey, Sequence[PlanFolds]],
+    as_of: datetime | None,
+) -> list[tuple[Row, int, list[dict[str, object]]]]:
+    """For each model how many decisions it has, and the rows of those that are to be written."""
+    if not models:
+        return []
+    symbols = sorted({m["symbol"] for m in models})
+    rows = platform.warehouse.rows(_NEWEST, (sorted({m["archive_id"] for m in models}), symbols))
+    known: dict[tuple[object, ...], _Known] = {
+        (*model_key(r), r["plan"], r["policy"], r["as_of"]): _Known(r["inputs_digest"], r["folds_digest"])
+        for r in rows
     }
-    return [r for r in made if newest.get((r["plan"], r["policy"], r["as_of"])) != r["inputs_digest"]]
+    bars = ModelBars(platform, sorted({m["symbol"] for m in models if model_key(m) not in folds}))
+    return [
+        (model, *_of_model(platform, model, folds.get(model_key(model), ()), known, bars, as_of))
+        for model in models
+    ]
 
 
-def _append(platform: Platform, rows: Sequence[dict[str, object]], run_id: str) -> None:
-    if rows:
-        platform.warehouse.write([Append("deployment_decisions", rows)], run_id=run_id, now=platform.now())
-
-
-def decision_rows(
-    platform: Platform, model: Mapping[str, Any], as_of: datetime | None
-) -> list[dict[str, object]]:
-    """The decisions of one model, one for each plan and policy."""
-    at = None
-    if model["timeframe"] in set(Timeframe):
-        timeframe = Timeframe(model["timeframe"])
-        at = resolve_as_of(platform, model["archive_id"], model["symbol"], timeframe, until=as_of)
-    folds = (
-        platform.warehouse.rows(_FOLDS, (model["archive_id"], model["symbol"], model["timeframe"], at))
-        if at
-        else []
-    )
-    by_plan: dict[str, list[Mapping[str, Any]]] = {}
-    for fold in folds:
-        by_plan.setdefault(fold["plan"], []).append(fold)
+def _of_model(
+    platform: Platform,
+    model: Row,
+    evaluated: Sequence[PlanFolds],
+    known: Mapping[tuple[object, ...], _Known],
+    bars: ModelBars,
+    as_of: datetime | None,
+) -> tuple[int, list[dict[str, object]]]:
     verdict = ModelVerdict(
         usable=model["status"] == "OK",
         problem=model["reason"],
@@ -133,43 +135,65 @@ def decision_rows(
         features_assumed=model["feature_set_basis"] == "ASSUMED",
         activation_assumed=model["activation_basis"] == "ASSUMED",
     )
-    plans = list(by_plan) or list(platform.settings.plans)
     missing = None
-    if not by_plan and model["feature_set"] is not None:
-        missing = why_not_evaluated(platform, model["symbol"], timeframe, model["feature_set"], as_of)
-    return [
-        _row(platform, model, verdict, policy, plan, by_plan.get(plan, []), at if by_plan else None, missing)
-        for plan in plans
-        for policy in POLICIES.values()
-    ]
+    # Only a model that the gate lets pass is missed: what is dropped unseen stays dropped when bars arrive.
+    passed = verdict.classification in (Classification.APPROVED, Classification.REVIEW)
+    if not evaluated and verdict.usable and passed:
+        timeframe = Timeframe(model["timeframe"])
+        missing = why_not_evaluated(platform, bars, model["symbol"], timeframe, model["feature_set"], as_of)
+    n_made = 0
+    new = []
+    for plan, folds in _plans(platform, evaluated):
+        at = folds.keys["as_of"] if folds is not None else None
+        for policy in POLICIES.values():
+            stored = known.get((*model_key(model), plan, policy.name, at))
+            if folds is not None and not folds.is_newest and stored and stored.folds_digest == folds.digest:
+                continue
+            row = _row(platform, model, verdict, policy, plan, folds, missing)
+            n_made += 1
+            if stored is None or stored.inputs_digest != row["inputs_digest"]:
+                new.append(row)
+    return n_made, new
+
+
+def _plans(platform: Platform, evaluated: Sequence[PlanFolds]) -> list[tuple[str, PlanFolds | None]]:
+    """The plans of each evaluation; those of the settings for a model that was not evaluated."""
+    if not evaluated:
+        return [(plan, None) for plan in platform.settings.plans]
+    return [(str(folds.keys["plan"]), folds) for folds in evaluated]
+
+
+def _append(platform: Platform, rows: Sequence[dict[str, object]], run_id: str) -> None:
+    if rows:
+        platform.warehouse.write([Append("deployment_decisions", rows)], run_id=run_id, now=platform.now())
 
 
 def _row(
     platform: Platform,
-    model: Mapping[str, Any],
+    model: Row,
     model_verdict: ModelVerdict,
     policy: DecisionPolicy,
     plan: str,
-    folds: Sequence[Mapping[str, Any]],
-    as_of: datetime | None,
+    folds: PlanFolds | None,
     missing: str | None,
 ) -> dict[str, object]:
     limits = platform.settings.grade_limits
-    outcomes = [fold_outcome(f) for f in folds]
+    rows = folds.rows if folds is not None else ()
+    outcomes = [fold_outcome(f) for f in rows]
     summary = None
-    if folds:
-        summary = summarize(outcomes, plan_named(plan).n_folds, folds[0]["bars_per_year"], limits)
+    if rows:
+        summary = summarize(outcomes, plan_named(plan).n_folds, rows[0]["bars_per_year"], limits)
     verdict = policy.decide(model_verdict, summary, outcomes, limits)
     reasons = list(verdict.reasons)
     if missing and reasons[0] == Reason.NO_EVIDENCE:
         reasons[0] = f"{Reason.NO_EVIDENCE}: {missing}"
-    bars_digest = digest_of({"folds": [f["bars_digest"] for f in folds]}) if folds else None
+    bars_digest = digest_of({"folds": [f["bars_digest"] for f in rows]}) if rows else None
     parts: dict[str, object] = {
         "archive": model["archive_sha256"],
         "model": model["model_sha256"],
         "status": [model["status"], model["reason"], model["feature_set_basis"], model["activation_basis"]],
         "gate": model["gate_digest"],
-        "folds": [f["inputs_digest"] for f in folds],
+        "folds": [f["inputs_digest"] for f in rows],
         "missing": missing,
         "limits": repr(limits),
         "policy": [policy.name, policy.version],
@@ -179,7 +203,7 @@ def _row(
         "symbol": model["symbol"],
         "timeframe": model["timeframe"],
         "plan": plan,
-        "as_of": as_of,
+        "as_of": folds.keys["as_of"] if folds is not None else None,
         "policy": policy.name,
         "policy_version": policy.version,
         "decision": verdict.decision.value,
@@ -187,14 +211,23 @@ def _row(
         "archive_sha256": model["archive_sha256"],
         "model_sha256": model["model_sha256"],
         "bars_digest": bars_digest,
-        "settings_digest": platform.settings.evaluation_digest(),
+        "settings_digest": _of_folds(rows, "settings_digest") or platform.settings.evaluation_digest(),
         "thresholds_version": model["thresholds_version"],
-        "code_version": code_version(),
+        "code_version": _of_folds(rows, "code_version") or code_version(),
+        "folds_digest": folds.digest if folds is not None else None,
         "inputs_digest": digest_of(parts),
     }
 
 
-def _gate_reason(model: Mapping[str, Any]) -> str | None:
+def _of_folds(rows: Sequence[Row], name: str) -> str | None:
+    """What the folds were computed with: their one value, else a digest of all of them; None without folds."""
+    values = sorted({str(f[name]) for f in rows})
+    if not values:
+        return None
+    return values[0] if len(values) == 1 else digest_of({name: values})
+
+
+def _gate_reason(model: Row) -> str | None:
     """Why the gate refused it: the problem, or the flags of the metrics that failed (not those that only warn)."""
     if model["gate_reason"]:
         return str(model["gate_reason"])

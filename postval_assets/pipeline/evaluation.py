@@ -1,7 +1,7 @@
 """Stages ``walk_forward_evaluations``, ``fold_results`` and ``backtest_results``: models over blocks of bars.
 
-Here: which models and folds are computed, which are current, and their rows. Not here: the computation
-(core.evaluation) or what follows from the folds (summarizing.py, deciding.py).
+Here: which models and folds are computed, and which are current. Not here: the computation (core.evaluation), the
+rows (fold_rows.py), or what follows from the folds (summarizing.py, deciding.py).
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from postval_assets.core.bars import Bars
@@ -22,6 +21,7 @@ from postval_assets.core.evaluation import (
     FoldEvaluation,
     FoldInputs,
     code_version,
+    digest_of,
     evaluate,
     fold_inputs,
     not_evaluated,
@@ -35,30 +35,42 @@ from postval_assets.core.folds import (
     TrainingWindow,
     cut,
     newest_close,
-    to_datetime,
 )
 from postval_assets.core.instruments import Timeframe
 from postval_assets.core.walk_forward import COMPUTED, FoldStatus
-from postval_assets.io.warehouse import Append, Replace
-from postval_assets.pipeline.market import model_bars, resolve_as_of
+from postval_assets.io.warehouse import Replace
+from postval_assets.pipeline.fold_rows import curve_frame, fold_row, trip_rows
+from postval_assets.pipeline.instants import WANTED, Instant, ModelKey, model_key, newest_instants, wanted
+from postval_assets.pipeline.market import ModelBars
 from postval_assets.pipeline.platform import Platform, StageReport, SymbolReport
 from postval_assets.pipeline.progress import Progress
 
 log = logging.getLogger("postval.evaluation")
 
+_Rows = pd.DataFrame | Sequence[Mapping[str, object]]
+
 # Rows of equity curves kept back before they are written: bounds memory, and keeps transactions few.
 _ROWS_PER_WRITE = 100_000
 
-_MODELS = """
+_MODELS = f"""
 SELECT m.archive_id, m.symbol, m.timeframe, m.model_sha256, m.feature_set, m.train_start, m.train_end,
        a.train_start AS archive_train_start, a.train_end AS archive_train_end
 FROM extracted_models m
+JOIN {WANTED} w USING (archive_id, symbol)
 JOIN training_archives a USING (archive_id)
 JOIN gating_scores g USING (archive_id, symbol, timeframe)
-WHERE m.archive_id = ? AND m.symbol = ? AND m.status = 'OK'
-  AND (g.classification IN ('APPROVED', 'REVIEW') OR ?)
-ORDER BY m.timeframe
-"""
+WHERE m.status = 'OK' AND (g.classification IN ('APPROVED', 'REVIEW') OR ?)
+"""  # noqa: S608 - constants
+_STORED = {
+    "fold_results": f"""
+SELECT archive_id, symbol, timeframe, as_of, plan, fold, inputs_digest, status, reason
+FROM fold_results JOIN {WANTED} w USING (archive_id, symbol)
+""",  # noqa: S608 - constants
+    "backtest_results": f"""
+SELECT archive_id, symbol, timeframe, as_of, '{BACKTEST.name}' AS plan, 1 AS fold, inputs_digest, status, reason
+FROM backtest_results JOIN {WANTED} w USING (archive_id, symbol)
+""",  # noqa: S608 - constants
+}
 
 
 @dataclass(frozen=True)
@@ -97,6 +109,13 @@ class _StoredFold:
     inputs_digest: str
     status: FoldStatus
     reason: str | None
+
+    def is_current(self, inputs_digest: str) -> bool:
+        """Whether it need not be computed again; what was refused is tried anew, its cause is in no digest."""
+        return self.inputs_digest == inputs_digest and self.status is not FoldStatus.NOT_EVALUATED
+
+
+_StoredFolds = dict[tuple[datetime, str, int], _StoredFold]
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,12 +166,17 @@ def evaluate_backtests(
 
 
 def why_not_evaluated(
-    platform: Platform, symbol: str, timeframe: Timeframe, feature_set: str, until: datetime | None
+    platform: Platform,
+    bars: ModelBars,
+    symbol: str,
+    timeframe: Timeframe,
+    feature_set: str,
+    until: datetime | None,
 ) -> str | None:
     """What keeps a model from being evaluated at all: its feature set or its bars; None where nothing does."""
     try:
         _feature_set(platform, feature_set)
-        newest_close(model_bars(platform, symbol, timeframe), until or platform.now())
+        newest_close(bars.read(symbol, timeframe), until or platform.now())
     except Rejected as error:
         return str(error)
     return None
@@ -174,7 +198,8 @@ class _Stage:
         self.platform = platform
         self.run_id = run_id
         self.table = table
-        self.changes: list[Replace | Append] = []
+        # By table: keys of what is replaced, and the rows that come in its place.
+        self.pending: dict[str, tuple[list[dict[str, object]], list[_Rows]]] = {}
         self.pending_rows = 0
         self.folds: dict[tuple[str, str], list[str]] = {}
         self.counts: dict[str, list[int]] = {}
@@ -187,7 +212,10 @@ class _Stage:
         selections: Mapping[str, Sequence[FoldSelection]],
         as_of: datetime | None,
     ) -> None:
-        models = [m for symbol in archives for m in self._models(archives[symbol], symbol)]
+        models = self._models(archives)
+        instants = newest_instants(self.platform, archives)
+        stored = self._stored(archives)
+        bars = ModelBars(self.platform, list(dict.fromkeys(str(m["symbol"]) for m in models)))
         progress = Progress(log, self.table, total=len(models))
         for symbol in archives:
             self.counts[symbol], self.problems[symbol] = [0, 0], []
@@ -195,7 +223,8 @@ class _Stage:
             symbol = str(row["symbol"])
             name = f"{symbol} {row['timeframe']}"
             try:
-                job = self._job(row, selections[symbol], as_of)
+                known = stored.get(model_key(row), {})
+                job = self._job(row, selections[symbol], as_of, instants.get(model_key(row)), bars, known)
                 self._evaluate(job)
             except Rejected as error:
                 log.warning("%s is not evaluated: %s", name, error)
@@ -221,18 +250,35 @@ class _Stage:
             ),
         )
 
-    def _models(self, archive_id: str, symbol: str) -> list[dict[str, Any]]:
-        return self.platform.warehouse.rows(
-            _MODELS, (archive_id, symbol, self.platform.settings.include_dropped)
+    def _models(self, archives: Mapping[str, str]) -> list[dict[str, Any]]:
+        """The models to evaluate, in the order of the symbols asked for."""
+        rows = self.platform.warehouse.rows(
+            _MODELS, (*wanted(archives), self.platform.settings.include_dropped)
         )
+        place = {symbol: n for n, symbol in enumerate(archives)}
+        return sorted(rows, key=lambda r: (place[r["symbol"]], r["timeframe"]))
+
+    def _stored(self, archives: Mapping[str, str]) -> dict[ModelKey, _StoredFolds]:
+        """The stored rows of each model, by as_of, plan and fold."""
+        stored: dict[ModelKey, _StoredFolds] = {}
+        for r in self.platform.warehouse.rows(_STORED[self.table], wanted(archives)):
+            fold = _StoredFold(str(r["inputs_digest"]), FoldStatus(r["status"]), r["reason"])
+            stored.setdefault(model_key(r), {})[(r["as_of"], r["plan"], int(r["fold"]))] = fold
+        return stored
 
     def _job(
-        self, row: Mapping[str, Any], selections: Sequence[FoldSelection], as_of: datetime | None
+        self,
+        row: Mapping[str, Any],
+        selections: Sequence[FoldSelection],
+        as_of: datetime | None,
+        newest: Instant | None,
+        stored_bars: ModelBars,
+        known: _StoredFolds,
     ) -> _Job:
         platform = self.platform
         symbol, timeframe = str(row["symbol"]), Timeframe(row["timeframe"])
-        stored = resolve_as_of(platform, row["archive_id"], symbol, timeframe)
-        bars = model_bars(platform, symbol, timeframe, until=as_of or stored)
+        stored = newest.as_of if newest is not None else None
+        bars = stored_bars.read(symbol, timeframe, until=as_of or stored)
         at = newest_close(bars, as_of or platform.now()) if as_of or stored is None else stored
         spec, tensors = platform.models.load(row["model_sha256"])
         model = EvaluatedModel(
@@ -247,56 +293,51 @@ class _Stage:
         keys = {"archive_id": row["archive_id"], "symbol": symbol, "timeframe": timeframe.value, "as_of": at}
         settings_digest = platform.settings.evaluation_digest()
         cuts = tuple(cut(bars, s.plan, at, needed_before=model.needed_before) for s in selections)
-        wanted = tuple(
+        wanted_folds = tuple(
             tuple(i for i in fold_inputs(model, bars, c, at, settings_digest) if s.contains(i.block.fold))
             for s, c in zip(selections, cuts, strict=True)
         )
-        rows = tuple(self._stored(keys, s.plan) for s in selections)
+        rows = tuple(
+            {fold: f for (instant, plan, fold), f in known.items() if (instant, plan) == (at, s.plan.name)}
+            for s in selections
+        )
         stale = tuple(
             tuple(
                 i
                 for i in inputs
-                if i.block.fold not in known or known[i.block.fold].inputs_digest != i.inputs_digest
+                if i.block.fold not in folds or not folds[i.block.fold].is_current(i.inputs_digest)
             )
-            for known, inputs in zip(rows, wanted, strict=True)
+            for folds, inputs in zip(rows, wanted_folds, strict=True)
         )
-        return _Job(model, keys, at, bars, cuts, wanted, stale, rows, is_new=stored is None or at != stored)
+        return _Job(
+            model, keys, at, bars, cuts, wanted_folds, stale, rows, is_new=stored is None or at != stored
+        )
 
-    def _stored(self, keys: Mapping[str, object], plan: Plan) -> dict[int, _StoredFold]:
-        """The stored row of each fold."""
-        where = "archive_id = ? AND symbol = ? AND timeframe = ? AND as_of = ?"
-        columns = "inputs_digest, status, reason"
-        values = tuple(keys.values())
-        if self.table == "backtest_results":
-            sql = f"SELECT 1 AS fold, {columns} FROM backtest_results WHERE {where}"  # noqa: S608 - constants
-            rows = self.platform.warehouse.rows(sql, values)
-        else:
-            sql = f"SELECT fold, {columns} FROM fold_results WHERE {where} AND plan = ?"  # noqa: S608 - constants
-            rows = self.platform.warehouse.rows(sql, (*values, plan.name))
-        return {
-            int(r["fold"]): _StoredFold(str(r["inputs_digest"]), FoldStatus(r["status"]), r["reason"])
-            for r in rows
-        }
+    def _compute(
+        self, job: _Job, work: Sequence[tuple[PlanBlocks, Sequence[FoldInputs]]]
+    ) -> list[list[FoldEvaluation]]:
+        """Evaluate blocks together; where that is refused, each plan alone, and then each block alone."""
+        rules, device = self.platform.settings.execution_rules, self.platform.device()
+        try:
+            return evaluate(job.model, job.bars, work, rules, device)
+        except Rejected as error:
+            if sum(len(blocks) for _, blocks in work) == 1:
+                reason = str(error)
+                return [[_refused(inputs, reason) for inputs in blocks] for _, blocks in work]
+        if len(work) > 1:
+            return [self._compute(job, [part])[0] for part in work]
+        return [[self._compute(job, [(plan, [inputs])])[0][0] for inputs in blocks] for plan, blocks in work]
 
     def _evaluate(self, job: _Job) -> None:
-        try:
-            results = evaluate(
-                job.model,
-                job.bars,
-                list(zip(job.cuts, job.stale, strict=True)),
-                self.platform.settings.execution_rules,
-                self.platform.device(),
-            )
-        except Rejected as error:
-            results = [[not_evaluated(inputs, str(error)) for inputs in stale] for stale in job.stale]
+        results = self._compute(job, list(zip(job.cuts, job.stale, strict=True)))
         symbol = str(job.keys["symbol"])
         if job.is_new:
-            self.changes.append(Replace("evaluations", [job.keys], [job.keys]))
-        for plan_blocks, wanted, stored, evaluations in zip(
+            self._replace("evaluations", [job.keys], [job.keys])
+        for plan_blocks, inputs_wanted, stored, evaluations in zip(
             job.cuts, job.wanted, job.stored, results, strict=True
         ):
             done = {e.block.fold: e for e in evaluations}
-            for inputs in wanted:
+            for inputs in inputs_wanted:
                 fold_key = plan_blocks.plan.fold_keys()[inputs.block.fold - 1]
                 fold = done.get(inputs.block.fold) or stored[inputs.block.fold]
                 self.folds.setdefault((symbol, fold_key), []).append(fold.status.value)
@@ -320,91 +361,51 @@ class _Stage:
         rows = [fold_row(job.keys, plan_blocks, e, job.bars, digests) for e in evaluations]
         if self.table == "backtest_results":
             kept = [{k: v for k, v in row.items() if k not in ("plan", "fold", "n_folds")} for row in rows]
-            self.changes.append(Replace("backtest_results", [job.keys], kept))
+            self._replace("backtest_results", [job.keys], kept)
             return
         keys = [{**job.keys, "plan": plan_blocks.plan.name, "fold": e.block.fold} for e in evaluations]
         curves = [
             curve_frame(k, e, job.bars) for k, e in zip(keys, evaluations, strict=True) if e.run is not None
         ]
         trips = [r for k, e in zip(keys, evaluations, strict=True) for r in trip_rows(k, e, job.bars)]
-        curve = pd.concat(curves, ignore_index=True) if curves else pd.DataFrame()
-        self.changes += [
-            Replace("fold_results", keys, rows),
-            Replace("equity_curves", keys, curve if len(curve) else []),
-            Replace("trades", keys, trips),
-        ]
-        self.pending_rows += len(curve) + len(trips) + len(rows)
+        self._replace("fold_results", keys, rows)
+        self._replace("equity_curves", keys, *curves)
+        self._replace("trades", keys, trips)
+
+    def _replace(
+        self,
+        table: str,
+        keys: Sequence[dict[str, object]],
+        *rows: _Rows,
+    ) -> None:
+        """Keep a change back; every table is written in one statement."""
+        pending_keys, pending_rows = self.pending.setdefault(table, ([], []))
+        pending_keys += keys
+        pending_rows += rows
+        self.pending_rows += sum(map(len, rows))
 
     def _flush(self) -> None:
-        if self.changes:
-            self.platform.warehouse.write(self.changes, run_id=self.run_id, now=self.platform.now())
-        self.changes, self.pending_rows = [], 0
+        changes = [Replace(table, keys, _joined(rows)) for table, (keys, rows) in self.pending.items()]
+        if changes:
+            self.platform.warehouse.write(changes, run_id=self.run_id, now=self.platform.now())
+        self.pending, self.pending_rows = {}, 0
 
 
-def fold_row(
-    keys: Mapping[str, object],
-    plan_blocks: PlanBlocks,
-    evaluation: FoldEvaluation,
-    bars: Bars,
-    digests: Mapping[str, object],
-) -> dict[str, object]:
-    """The row of one fold; every metric is NULL where the fold was not computed."""
-    block = evaluation.block
-    has_bars = block.n_bars > 0
-    metrics = dataclasses.asdict(evaluation.metrics) if evaluation.metrics else {}
-    return {
-        **keys,
-        "plan": plan_blocks.plan.name,
-        "fold": block.fold,
-        "n_folds": plan_blocks.plan.n_folds,
-        "start_ts": to_datetime(bars.ts[block.start]) if has_bars else None,
-        "end_ts": to_datetime(bars.ts[block.stop - 1]) if has_bars else None,
-        "training_overlap": evaluation.training_overlap.value,
-        "bars_per_year": plan_blocks.bars_per_year,
-        **metrics,
-        "n_bars": block.n_bars,
-        "status": evaluation.status.value,
-        "reason": evaluation.reason,
-        **digests,
-        "bars_digest": evaluation.bars_digest,
-        "inputs_digest": evaluation.inputs_digest,
-    }
+def _refused(inputs: FoldInputs, reason: str) -> FoldEvaluation:
+    """A block that was not evaluated; the reason goes into its digest, so that what it leads to changes with it."""
+    fold = not_evaluated(inputs, reason)
+    if fold.status is not FoldStatus.NOT_EVALUATED:
+        return fold
+    digest = digest_of({"inputs": inputs.inputs_digest, "not_evaluated": reason})
+    return dataclasses.replace(fold, inputs_digest=digest)
 
 
-def curve_frame(keys: Mapping[str, object], evaluation: FoldEvaluation, bars: Bars) -> pd.DataFrame:
-    """The equity curve of a fold, a row a bar; action is NULL where none was decided."""
-    run = evaluation.run
-    if run is None:
-        raise ValueError("a fold that was not run has no curve")
-    start = evaluation.block.start
-    ts = pd.Series(bars.ts[start : start + len(run.equity)]).dt.tz_localize("UTC")
-    action = pd.array(np.where(run.actions < 0, 0, run.actions), dtype="Int64")
-    action[run.actions < 0] = pd.NA
-    frame = pd.DataFrame({"ts": ts, "equity": run.equity, "position": run.position, "action": action})
-    values: dict[str, Any] = dict(keys)
-    return frame.assign(**values)
-
-
-def trip_rows(keys: Mapping[str, object], evaluation: FoldEvaluation, bars: Bars) -> list[dict[str, object]]:
-    """The round trips of a fold."""
-    if evaluation.run is None:
-        return []
-    start = evaluation.block.start
-    return [
-        {
-            **keys,
-            "trade": number,
-            "entry_ts": to_datetime(bars.ts[start + trip.entry_step]),
-            "exit_ts": to_datetime(bars.ts[start + trip.exit_step]),
-            "side": trip.side.value,
-            "quantity": trip.quantity,
-            "entry_price": trip.entry_price,
-            "exit_price": trip.exit_price,
-            "pnl": trip.pnl,
-            "fees": trip.fees,
-        }
-        for number, trip in enumerate(evaluation.run.trips, start=1)
-    ]
+def _joined(rows: Sequence[_Rows]) -> _Rows:
+    """Rows kept back for one table: frames or rows, never both."""
+    frames = [r for r in rows if isinstance(r, pd.DataFrame)]
+    if frames:
+        return pd.concat(frames, ignore_index=True)
+    return [row for part in rows if not isinstance(part, pd.DataFrame) for row in part]
 
 
 def selections_of(plans: Collection[Plan]) -> list[FoldSelection]:

@@ -49,18 +49,14 @@ METHOD_VERSION = "1"
 # What each plan's evidence is made from, beside the digest of what its row was made from; the digest of the folds is
 # made where they lie.
 _INPUTS = """
-WITH newest AS (
-    SELECT archive_id, symbol, timeframe, max(as_of) AS as_of FROM evaluations
-    GROUP BY archive_id, symbol, timeframe
-),
-inputs AS (
+WITH inputs AS (
     SELECT f.archive_id, f.plan, max(f.as_of) AS as_of, any_value(a.n_models) AS n_models,
            any_value(greatest(a.n_models, coalesce(a.n_trials, a.n_models))) AS n_trials,
            count(DISTINCT f.symbol || ' ' || f.timeframe) AS n_with_folds,
            sha256(string_agg(concat_ws(' ', f.symbol, f.timeframe, f.fold, f.inputs_digest), ','
                              ORDER BY f.symbol, f.timeframe, f.fold)) AS folds_digest
     FROM fold_results f
-    JOIN newest USING (archive_id, symbol, timeframe, as_of)
+    JOIN newest_evaluations USING (archive_id, symbol, timeframe, as_of)
     JOIN training_archives a USING (archive_id)
     WHERE CASE WHEN CAST(? AS VARCHAR) IS NULL THEN a.status = 'COMPLETE' ELSE f.archive_id = ? END
     GROUP BY f.archive_id, f.plan
@@ -73,9 +69,8 @@ _FOLDS = """
 SELECT f.symbol, f.timeframe, f.as_of, f.fold, f.n_folds, f.status, f.training_overlap, f.n_bars, f.bars_per_year,
        f.start_ts, f.end_ts
 FROM fold_results f
+JOIN newest_evaluations USING (archive_id, symbol, timeframe, as_of)
 WHERE f.archive_id = ? AND f.plan = ?
-  AND f.as_of = (SELECT max(e.as_of) FROM evaluations e
-                 WHERE e.archive_id = f.archive_id AND e.symbol = f.symbol AND e.timeframe = f.timeframe)
 ORDER BY f.symbol, f.timeframe, f.fold
 """
 _CURVES = """

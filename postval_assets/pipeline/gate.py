@@ -5,23 +5,24 @@ Here: one row a model. Not here: the rules (core.gating).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from postval_assets.core.evaluation import digest_of
 from postval_assets.core.gating import gate
 from postval_assets.io.warehouse import Replace
+from postval_assets.pipeline.instants import WANTED, wanted
 from postval_assets.pipeline.platform import Platform, StageReport, SymbolReport
 
-_MODELS = """
+_MODELS = f"""
 SELECT m.archive_id, m.symbol, m.timeframe, c.fitness_history, c.profit_factor_history, c.consistency_history,
        c.max_drawdown_history, c.symbol IS NULL AS unclaimed, c.problem, a.reward_scale, a.validation_interval
 FROM extracted_models m
+JOIN {WANTED} w USING (archive_id, symbol)
 JOIN training_archives a USING (archive_id)
 LEFT JOIN training_claims c USING (archive_id, symbol, timeframe)
-WHERE m.archive_id = ? AND m.symbol = ?
 ORDER BY m.timeframe
-"""
+"""  # noqa: S608 - constants
 
 
 def gate_models(platform: Platform, archives: Mapping[str, str], *, run_id: str) -> StageReport:
@@ -32,18 +33,24 @@ def gate_models(platform: Platform, archives: Mapping[str, str], *, run_id: str)
         archives: archive_id by symbol.
         run_id: goes into the rows.
     """
-    changes: list[Replace] = []
-    reports = []
-    for symbol, archive_id in archives.items():
-        models = platform.warehouse.rows(_MODELS, (archive_id, symbol))
-        rows = [gate_row(model, platform) for model in models]
-        changes.append(Replace("gating_scores", [{"archive_id": archive_id, "symbol": symbol}], rows))
-        problems = tuple(
-            f"{r['timeframe']}: INVALID, {r['reason']}" for r in rows if r["classification"] == "INVALID"
+    by_symbol: dict[str, list[dict[str, object]]] = {symbol: [] for symbol in archives}
+    for model in platform.warehouse.rows(_MODELS, wanted(archives)):
+        by_symbol[model["symbol"]].append(gate_row(model, platform))
+    keys = [{"archive_id": archive_id, "symbol": symbol} for symbol, archive_id in archives.items()]
+    rows = [row for models in by_symbol.values() for row in models]
+    if keys:
+        change = Replace("gating_scores", keys, rows)
+        platform.warehouse.write([change], run_id=run_id, now=platform.now())
+    return StageReport(
+        tuple(
+            SymbolReport(symbol, len(models), problems=tuple(_problems(models)))
+            for symbol, models in by_symbol.items()
         )
-        reports.append(SymbolReport(symbol, len(rows), problems=problems))
-    platform.warehouse.write(changes, run_id=run_id, now=platform.now())
-    return StageReport(tuple(reports))
+    )
+
+
+def _problems(rows: Sequence[Mapping[str, object]]) -> list[str]:
+    return [f"{r['timeframe']}: INVALID, {r['reason']}" for r in rows if r["classification"] == "INVALID"]
 
 
 def gate_row(model: Mapping[str, Any], platform: Platform) -> dict[str, object]:

@@ -6,6 +6,8 @@ Here: ``postval validate FILE``. Not here: what arrives in the inbox (reception.
 from __future__ import annotations
 
 import shutil
+import tempfile
+from pathlib import Path
 
 from postval_assets.core.failures import Unavailable
 from postval_assets.io.inbox import ReadyArchive
@@ -20,10 +22,12 @@ def take_in(platform: Platform, ready: ReadyArchive) -> None:
     """
     if platform.archives.path_of(ready.sha256).is_file():
         return
-    copy = platform.scratch / f"{ready.sha256}.zip"
     try:
         platform.scratch.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(ready.path, copy)
+        # A folder of its own: two runs may take in one file at the same time, and nothing stays where one fails.
+        with tempfile.TemporaryDirectory(dir=platform.scratch, ignore_cleanup_errors=True) as folder:
+            copy = Path(folder) / f"{ready.sha256}.zip"
+            shutil.copyfile(ready.path, copy)
+            platform.archives.adopt(copy, ready.sha256, ready.size_bytes)
     except OSError as error:
         raise Unavailable(f"{ready.path} could not be copied to {platform.scratch}: {error}") from error
-    platform.archives.adopt(copy, ready.sha256, ready.size_bytes)

@@ -6,7 +6,8 @@ Here: merging, and what a model's bars are. Not here: sources (io), resampling a
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import pandas as pd
@@ -16,145 +17,282 @@ from postval_assets.core.failures import Rejected, Unavailable
 from postval_assets.core.instruments import Timeframe
 from postval_assets.core.resampling import resample
 from postval_assets.core.sessions import regular_session
-from postval_assets.io.bar_source import BarSource
 from postval_assets.io.warehouse import Merge, Replace
 from postval_assets.pipeline.platform import Platform, StageReport, SymbolReport
 
 log = logging.getLogger("postval.market")
 
+EMPTY = "the source has no bars"
+
+# Bars kept back before they are written: bounds memory, and keeps transactions few.
+_ROWS_PER_WRITE = 200_000
+# Bars read at once: bounds memory, and keeps queries few.
+_BARS_PER_READ = 200_000
+
+
+@dataclass(frozen=True)
+class StoredSeries:
+    """What the warehouse has of a symbol in one timeframe.
+
+    Attributes:
+        n_bars: bars.
+        reach: nominal close of the newest one.
+    """
+
+    n_bars: int
+    reach: datetime
+
 
 def load_bars(platform: Platform, symbols: Sequence[str], *, run_id: str) -> StageReport:
     """Bring the bars of these symbols up to what the source has; what is stored stays, new rows are merged.
 
+    A symbol's bars are loaded in the base timeframe of the settings, and beside it in each finer one that a model of
+    it has; what is wrong with one of these series is no matter of the others.
+
     Raises:
         Unavailable: once, after all symbols were tried, where the source did not answer for some.
     """
-    source = platform.bar_source()
+    loading = _Loading(platform, symbols, run_id)
     reports = []
-    unavailable: list[str] = []
     for symbol in symbols:
-        try:
-            reports.append(_load_symbol(platform, source, symbol, run_id))
-        except Rejected as error:
-            timeframe = _base_timeframe(platform, symbol)
-            row: dict[str, object] = {
-                "symbol": symbol,
-                "timeframe": timeframe.value,
-                "source": source.name,
-                "status": "REJECTED",
-                "reason": str(error),
-            }
-            _write_load(platform, symbol, [row], run_id)
-            n_stored = int(
-                platform.warehouse.rows("SELECT count(*) AS n FROM bars WHERE symbol = ?", (symbol,))[0]["n"]
-            )
-            reports.append(SymbolReport(symbol, n_stored, n_stored, (str(error),)))
-        except Unavailable as error:
-            unavailable.append(f"{symbol}: {error}")
-    if unavailable:
+        n_stored = n_new = 0
+        problems = []
+        for timeframe in loading.timeframes(symbol):
+            stored, new, problem = loading.load(symbol, timeframe)
+            n_stored, n_new = n_stored + stored, n_new + new
+            problems += [problem] if problem is not None else []
+        reports.append(SymbolReport(symbol, n_stored + n_new, n_stored, tuple(problems)))
+    loading.write()
+    if loading.unavailable:
         raise Unavailable(
-            f"bars of {len(unavailable)} symbol(s) could not be read: " + "; ".join(unavailable)
+            f"bars of {len(loading.unavailable)} symbol(s) could not be read: "
+            + "; ".join(f"{symbol} {why}" for symbol, why in loading.unavailable.items())
         )
     return StageReport(tuple(reports))
 
 
-def _load_symbol(platform: Platform, source: BarSource, symbol: str, run_id: str) -> SymbolReport:
-    timeframe = _base_timeframe(platform, symbol)
-    fetched = source.fetch(symbol, timeframe, platform.asset_class(symbol), start=None, end=None)
-    stored = stored_bars(platform, symbol, timeframe)
-    fresh = _changed(fetched.frame(), stored.frame() if stored is not None else None)
-    changes: list[Merge | Replace] = []
-    if len(fresh):
-        rows = fresh.assign(symbol=symbol, timeframe=timeframe.value, source=source.name)
-        changes.append(Merge("bars", rows))
-    n_stored = len(stored) if stored is not None else 0
-    n_new = len(fresh) if stored is None else int((~fresh["ts"].isin(stored.frame()["ts"])).sum())
-    load = {
-        "symbol": symbol,
-        "timeframe": timeframe.value,
-        "source": source.name,
-        "status": "OK",
-        "n_fetched": len(fetched),
-        "n_changed": len(fresh),
-        "first_ts": fetched.frame()["ts"].iloc[0].to_pydatetime(),
-        "last_ts": fetched.frame()["ts"].iloc[-1].to_pydatetime(),
-    }
-    changes.append(Replace("bar_loads", [{"symbol": symbol}], [load]))
-    platform.warehouse.write(changes, run_id=run_id, now=platform.now())
-    return SymbolReport(symbol, n_stored + n_new, n_stored)
+class _Loading:
+    """One pass over some symbols, writing in batches."""
+
+    def __init__(self, platform: Platform, symbols: Sequence[str], run_id: str) -> None:
+        self.platform = platform
+        self.run_id = run_id
+        self.source = platform.bar_source()
+        self.stored = stored_series(platform, symbols)
+        self.needed = _model_timeframes(platform)
+        self.digests = _fetched_digests(platform, symbols)
+        self.unavailable: dict[str, str] = {}
+        self.fresh: list[pd.DataFrame] = []
+        self.loads: list[dict[str, object]] = []
+
+    def timeframes(self, symbol: str) -> list[Timeframe]:
+        """The base timeframe, and the finer ones that models of the symbol have, longest first."""
+        base = self.platform.settings.base_timeframe
+        finer = {t for t in self.needed.get(symbol, ()) if t.minutes < base.minutes}
+        return [base, *sorted(finer, key=lambda t: t.minutes, reverse=True)]
+
+    def load(self, symbol: str, timeframe: Timeframe) -> tuple[int, int, str | None]:
+        """Fetch one series and keep what is new for writing; bars stored before, bars added, and what is wrong."""
+        known = self.stored.get(symbol, {}).get(timeframe)
+        n_stored = known.n_bars if known is not None else 0
+        # What was stored of the last delivery is still there after one that brought nothing.
+        digest = self.digests.get((symbol, timeframe))
+        load: dict[str, object] = {
+            "symbol": symbol,
+            "timeframe": timeframe.value,
+            "source": self.source.name,
+            "fetched_digest": digest,
+        }
+        try:
+            asset_class = self.platform.asset_class(symbol)
+            fetched = self.source.fetch(symbol, timeframe, asset_class, start=None, end=None)
+        except Unavailable as error:
+            before = self.unavailable.get(symbol)
+            self.unavailable[symbol] = (
+                f"{before}; {timeframe}: {error}" if before else f"{timeframe}: {error}"
+            )
+            return n_stored, 0, None
+        except Rejected as error:
+            self.loads.append({**load, "status": "REJECTED", "reason": str(error)})
+            return n_stored, 0, str(error)
+        if not len(fetched):
+            self.loads.append({**load, "status": "EMPTY", "reason": EMPTY, "n_fetched": 0, "n_changed": 0})
+            return n_stored, 0, f"{timeframe}: {EMPTY}"
+        n_changed = n_new = 0
+        if fetched.digest() != digest or n_stored < len(fetched):
+            stored = stored_bars(self.platform, symbol, timeframe) if n_stored else None
+            fresh, n_new = _changed(fetched.frame(), stored.frame() if stored is not None else None)
+            n_changed = len(fresh)
+            self.fresh.append(fresh.assign(symbol=symbol, timeframe=timeframe.value, source=self.source.name))
+        first, last = fetched.frame()["ts"].iloc[[0, -1]]
+        self.loads.append(
+            {
+                **load,
+                "status": "OK",
+                "n_fetched": len(fetched),
+                "n_changed": n_changed,
+                "first_ts": first.to_pydatetime(),
+                "last_ts": last.to_pydatetime(),
+                "fetched_digest": fetched.digest(),
+            }
+        )
+        if sum(map(len, self.fresh)) >= _ROWS_PER_WRITE:
+            self.write()
+        return n_stored, n_new, None
+
+    def write(self) -> None:
+        """Write what was kept back."""
+        keys = [{"symbol": load["symbol"], "timeframe": load["timeframe"]} for load in self.loads]
+        changes: list[Merge | Replace] = [Replace("bar_loads", keys, self.loads)] if keys else []
+        if sum(map(len, self.fresh)):
+            changes.append(Merge("bars", pd.concat(self.fresh, ignore_index=True)))
+        if changes:
+            self.platform.warehouse.write(changes, run_id=self.run_id, now=self.platform.now())
+        self.fresh, self.loads = [], []
 
 
-def _write_load(platform: Platform, symbol: str, rows: list[dict[str, object]], run_id: str) -> None:
-    platform.warehouse.write(
-        [Replace("bar_loads", [{"symbol": symbol}], rows)], run_id=run_id, now=platform.now()
-    )
-
-
-def _changed(fetched: pd.DataFrame, stored: pd.DataFrame | None) -> pd.DataFrame:
-    """The fetched rows that are new or differ from what is stored (NaN equals NaN)."""
+def _changed(fetched: pd.DataFrame, stored: pd.DataFrame | None) -> tuple[pd.DataFrame, int]:
+    """The fetched rows that are new or differ from what is stored (NaN equals NaN), and how many are new."""
     if stored is None:
-        return fetched
+        return fetched, len(fetched)
     known = stored.set_index("ts").reindex(fetched["ts"]).reset_index()
     values = list(COLUMNS[1:])
     same = (known[values].eq(fetched[values]) | (known[values].isna() & fetched[values].isna())).all(axis=1)
-    return fetched[~same]
+    return fetched[~same], int((~fetched["ts"].isin(stored["ts"])).sum())
 
 
-def _base_timeframe(platform: Platform, symbol: str) -> Timeframe:
-    """The setting, or the finest timeframe that a model of this symbol has where that is finer."""
+def _model_timeframes(platform: Platform) -> dict[str, set[Timeframe]]:
+    """By symbol the timeframes of its models, over all archives that were not refused."""
     rows = platform.warehouse.rows(
         """
-        SELECT DISTINCT regexp_extract(model, '[^_]*$') AS timeframe
-        FROM (SELECT unnest(models) AS model FROM training_archives) WHERE regexp_replace(model, '_[^_]*$', '') = ?
-        """,
-        (symbol,),
+        SELECT DISTINCT regexp_replace(model, '_[^_]*$', '') AS symbol, regexp_extract(model, '[^_]*$') AS timeframe
+        FROM (SELECT unnest(models) AS model FROM training_archives WHERE status IS DISTINCT FROM 'REJECTED')
+        """
     )
-    wanted = [Timeframe(r["timeframe"]) for r in rows]
-    return min([platform.settings.base_timeframe, *wanted], key=lambda t: t.minutes)
+    needed: dict[str, set[Timeframe]] = {}
+    for row in rows:
+        needed.setdefault(row["symbol"], set()).add(Timeframe(row["timeframe"]))
+    return needed
+
+
+def _fetched_digests(platform: Platform, symbols: Sequence[str]) -> dict[tuple[str, Timeframe], str]:
+    rows = platform.warehouse.rows(
+        """
+        SELECT symbol, timeframe, fetched_digest FROM bar_loads
+        WHERE list_contains(?, symbol) AND fetched_digest IS NOT NULL
+        """,
+        (list(symbols),),
+    )
+    return {(r["symbol"], Timeframe(r["timeframe"])): r["fetched_digest"] for r in rows}
+
+
+def stored_series(platform: Platform, symbols: Sequence[str]) -> dict[str, dict[Timeframe, StoredSeries]]:
+    """What is stored of these symbols, by timeframe; a symbol without bars is not in it."""
+    rows = platform.warehouse.rows(
+        """
+        SELECT symbol, timeframe, count(*) AS n_bars, max(ts) AS ts FROM bars
+        WHERE list_contains(?, symbol) GROUP BY symbol, timeframe
+        """,
+        (list(symbols),),
+    )
+    series: dict[str, dict[Timeframe, StoredSeries]] = {}
+    for r in rows:
+        timeframe = Timeframe(r["timeframe"])
+        reach = r["ts"] + timedelta(minutes=timeframe.minutes)
+        series.setdefault(r["symbol"], {})[timeframe] = StoredSeries(int(r["n_bars"]), reach)
+    return series
 
 
 def stored_bars(platform: Platform, symbol: str, timeframe: Timeframe) -> Bars | None:
     """The stored bars of exactly this timeframe; None where there are none."""
+    return _read_bars(platform, [symbol], timeframe).get(symbol)
+
+
+def _read_bars(platform: Platform, symbols: Sequence[str], timeframe: Timeframe) -> dict[str, Bars]:
+    """The stored bars of exactly this timeframe, by symbol."""
     frame = platform.warehouse.frame(
-        "SELECT ts, open, high, low, close, volume FROM bars WHERE symbol = ? AND timeframe = ? ORDER BY ts",
-        (symbol, timeframe.value),
+        """
+        SELECT symbol, ts, open, high, low, close, volume FROM bars
+        WHERE symbol IN (SELECT unnest(CAST(? AS VARCHAR[]))) AND timeframe = ? ORDER BY symbol, ts
+        """,
+        (list(symbols), timeframe.value),
     )
-    if frame.empty:
-        return None
-    return Bars.from_frame(
-        frame, symbol=symbol, timeframe=timeframe, asset_class=platform.asset_class(symbol)
-    )
+    return {
+        str(symbol): Bars.from_frame(
+            of_symbol,
+            symbol=str(symbol),
+            timeframe=timeframe,
+            asset_class=platform.asset_class(str(symbol)),
+        )
+        for symbol, of_symbol in frame.groupby("symbol", sort=False)
+    }
 
 
 def model_bars(
     platform: Platform, symbol: str, timeframe: Timeframe, *, until: datetime | None = None
 ) -> Bars:
-    """All stored bars of a symbol in a model's timeframe, the session setting applied.
+    """The bars of a single model; see ModelBars.read."""
+    return ModelBars(platform, [symbol]).read(symbol, timeframe, until=until)
 
-    Of several stored series that it can be made from, the longest timeframe is taken that reaches ``until``;
-    where none does, the one that reaches furthest, since a series that is no longer loaded stays behind.
+
+class ModelBars:
+    """Bars for the models of some symbols: what is stored is asked once, and read for several symbols together.
 
     Args:
         platform: settings and warehouse.
-        symbol: whose bars.
-        timeframe: of the model.
-        until: the instant that an evaluation is frozen at; None for the newest bars.
-
-    Raises:
-        Rejected: where there are none, or none from which this timeframe can be made.
+        symbols: whose bars will be read, in about this order.
     """
-    rows = platform.warehouse.rows(
-        "SELECT timeframe, max(ts) AS ts FROM bars WHERE symbol = ? GROUP BY timeframe", (symbol,)
-    )
-    reach = {t: r["ts"] + timedelta(minutes=t.minutes) for r in rows for t in [Timeframe(r["timeframe"])]}
-    stored = sorted(reach, key=lambda t: t.minutes, reverse=True)
-    usable = [t for t in stored if timeframe.minutes % t.minutes == 0]
-    reaching = [t for t in usable if until is not None and reach[t] >= until]
-    chosen = reaching[0] if reaching else max(usable, key=lambda t: (reach[t], t.minutes), default=None)
-    bars = stored_bars(platform, symbol, chosen) if chosen is not None else None
-    if bars is None:
-        raise Rejected(_why_no_bars(platform, symbol, timeframe, stored))
-    return in_timeframe(bars, timeframe, platform.settings.session)
+
+    def __init__(self, platform: Platform, symbols: Sequence[str]) -> None:
+        self._platform = platform
+        self._symbols = list(symbols)
+        self._series = stored_series(platform, symbols)
+        # The batch read last of each timeframe, by symbol.
+        self._batches: dict[Timeframe, dict[str, Bars]] = {}
+
+    def read(self, symbol: str, timeframe: Timeframe, *, until: datetime | None = None) -> Bars:
+        """All stored bars of a symbol in a model's timeframe, the session setting applied.
+
+        Of several stored series that it can be made from, the longest timeframe is taken that reaches ``until``, or,
+        without it, as far as any other does. A series that is no longer loaded stays behind, and is not taken for
+        what lies after it. One whose next bar is not complete yet does not stay behind.
+
+        Args:
+            symbol: whose bars.
+            timeframe: of the model.
+            until: the instant that an evaluation is frozen at; None for the newest bars.
+
+        Raises:
+            Rejected: where there are none, or none from which this timeframe can be made.
+        """
+        stored = self._series.get(symbol, {})
+        usable = {t: s.reach for t, s in stored.items() if timeframe.minutes % t.minutes == 0}
+        if not usable:
+            raise Rejected(_why_no_bars(self._platform, symbol, timeframe, stored))
+        furthest = max(usable.values())
+        goal = furthest if until is None else min(until, furthest)
+        reaching = [t for t, reach in usable.items() if goal - reach < timedelta(minutes=t.minutes)]
+        bars = self._read(symbol, max(reaching, key=lambda t: t.minutes))
+        return in_timeframe(bars, timeframe, self._platform.settings.session)
+
+    def _read(self, symbol: str, timeframe: Timeframe) -> Bars:
+        if symbol not in self._batches.get(timeframe, {}):
+            self._batches[timeframe] = _read_bars(self._platform, self._batch(symbol, timeframe), timeframe)
+        return self._batches[timeframe][symbol]
+
+    def _batch(self, symbol: str, timeframe: Timeframe) -> list[str]:
+        """This symbol and those that follow it with such a series, as many as are read at once."""
+        batch: list[str] = []
+        n_bars = 0
+        for name in self._symbols[self._symbols.index(symbol) :]:
+            series = self._series.get(name, {}).get(timeframe)
+            if series is None:
+                continue
+            n_bars += series.n_bars
+            if batch and n_bars > _BARS_PER_READ:
+                break
+            batch.append(name)
+        return batch
 
 
 def in_timeframe(bars: Bars, timeframe: Timeframe, session: str) -> Bars:
@@ -172,29 +310,20 @@ def in_timeframe(bars: Bars, timeframe: Timeframe, session: str) -> Bars:
     return resampled.bars
 
 
-def _why_no_bars(platform: Platform, symbol: str, timeframe: Timeframe, stored: Sequence[Timeframe]) -> str:
-    if stored:
-        return (
-            f"bars of {symbol} are {', '.join(stored)}: {timeframe} bars cannot be made from them; "
-            "set base_timeframe to a finer one that the source has"
-        )
+def _why_no_bars(
+    platform: Platform, symbol: str, timeframe: Timeframe, stored: Mapping[Timeframe, StoredSeries]
+) -> str:
+    # What a model's bars are made from: its own timeframe where that is finer than the base, else the base.
+    base = platform.settings.base_timeframe
+    source = timeframe if timeframe.minutes < base.minutes else base
     loads = platform.warehouse.rows(
-        "SELECT reason FROM bar_loads WHERE symbol = ? AND reason IS NOT NULL", (symbol,)
+        "SELECT reason FROM bar_loads WHERE symbol = ? AND timeframe = ? AND reason IS NOT NULL",
+        (symbol, source.value),
     )
+    if stored:
+        there = ", ".join(t.value for t in Timeframe if t in stored)
+        advice = loads[0]["reason"] if loads else "set base_timeframe to a finer one that the source has"
+        return f"bars of {symbol} are {there}: {timeframe} bars cannot be made from them; {advice}"
     if loads:
         return f"no bars of {symbol}: {loads[0]['reason']}"
     return f"no bars of {symbol} in the warehouse: materialize bars for it first"
-
-
-def resolve_as_of(
-    platform: Platform, archive_id: str, symbol: str, timeframe: Timeframe, *, until: datetime | None = None
-) -> datetime | None:
-    """The newest instant (up to ``until``) at which this model was evaluated; None where it never was."""
-    found = platform.warehouse.rows(
-        """
-        SELECT max(as_of) AS as_of FROM evaluations
-        WHERE archive_id = ? AND symbol = ? AND timeframe = ? AND as_of <= coalesce(CAST(? AS TIMESTAMPTZ), as_of)
-        """,
-        (archive_id, symbol, timeframe.value, until),
-    )[0]["as_of"]
-    return found if isinstance(found, datetime) else None

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from postval_assets.pipeline.instants import NEWEST_UNTIL, WANTED, newest_instants, wanted
 from postval_assets.pipeline.platform import Platform
 
 Rows = list[dict[str, Any]]
@@ -56,13 +57,10 @@ def archive_results(
     """
     chosen = list(symbols) if symbols is not None else None
     of_archive = "x.archive_id = ? AND (? IS NULL OR list_contains(?, x.symbol))"
-    newest = """
-        x.as_of IS NOT DISTINCT FROM (
-            SELECT max(e.as_of) FROM evaluations e WHERE e.archive_id = x.archive_id AND e.symbol = x.symbol
-            AND e.timeframe = x.timeframe AND e.as_of <= coalesce(CAST(? AS TIMESTAMPTZ), e.as_of))
-    """
+    # To follow the table x: a model that has no folds is decided without an as_of.
+    newest = f"LEFT JOIN ({NEWEST_UNTIL}) n USING (archive_id, symbol, timeframe)"
     params = (archive_id, chosen, chosen or [])
-    dated = (*params, until)
+    dated = (until, *params)
     read = platform.warehouse.rows
     return ArchiveResults(
         archive=read("SELECT * FROM training_archives WHERE archive_id = ?", (archive_id,))[0],
@@ -79,24 +77,32 @@ def archive_results(
         ),
         summaries=read(
             f"""
-            SELECT x.* FROM walk_forward_summaries x WHERE {of_archive} AND {newest}
-            ORDER BY symbol, timeframe, plan
+            SELECT x.* FROM walk_forward_summaries x {newest} WHERE {of_archive} AND x.as_of = n.as_of
+            ORDER BY x.symbol, x.timeframe, x.plan
             """,
             dated,
         ),
         folds=read(
-            f"SELECT x.* FROM fold_results x WHERE {of_archive} AND {newest} ORDER BY symbol, timeframe, plan, fold",
+            f"""
+            SELECT x.* FROM fold_results x {newest} WHERE {of_archive} AND x.as_of = n.as_of
+            ORDER BY x.symbol, x.timeframe, x.plan, x.fold
+            """,
             dated,
         ),
         backtests=read(
-            f"SELECT x.* FROM backtest_results x WHERE {of_archive} AND {newest} ORDER BY symbol, timeframe",
+            f"""
+            SELECT x.* FROM backtest_results x {newest} WHERE {of_archive} AND x.as_of = n.as_of
+            ORDER BY x.symbol, x.timeframe
+            """,
             dated,
         ),
         decisions=read(
             f"""
-            SELECT x.* FROM deployment_decisions x WHERE {of_archive} AND {newest} AND x.policy = ?
+            SELECT x.* FROM deployment_decisions x {newest}
+            WHERE {of_archive} AND x.policy = ?
+              AND x.as_of IS NOT DISTINCT FROM CASE WHEN n.has_folds THEN n.as_of END
             QUALIFY row_number() OVER (PARTITION BY x.symbol, x.timeframe, x.plan ORDER BY x.created_at DESC) = 1
-            ORDER BY symbol, timeframe, plan
+            ORDER BY x.symbol, x.timeframe, x.plan
             """,
             (*dated, policy),
         ),
@@ -108,7 +114,7 @@ def archive_results(
             QUALIFY x.as_of = max(x.as_of) OVER (PARTITION BY x.plan)
             ORDER BY plan, symbol, timeframe
             """,
-            dated,
+            (*params, until),
         ),
     )
 
@@ -125,42 +131,80 @@ def newest_archive(platform: Platform) -> str | None:
 def missing_plans(platform: Platform, archives: Mapping[str, str], plans: Sequence[str]) -> list[str]:
     """Models of these symbols without any computed fold of a plan, as ``SYMBOL_TIMEFRAME PLAN: why``."""
     missing = []
-    for symbol, archive_id in archives.items():
-        rows = platform.warehouse.rows(
-            """
-            SELECT m.symbol || '_' || m.timeframe AS model, p.plan, m.status, m.reason, g.classification,
-                   (SELECT any_value(f.reason) FROM fold_results f WHERE f.archive_id = m.archive_id
-                    AND f.symbol = m.symbol AND f.timeframe = m.timeframe AND f.plan = p.plan) AS fold_reason
-            FROM extracted_models m
-            LEFT JOIN gating_scores g USING (archive_id, symbol, timeframe)
-            CROSS JOIN (SELECT unnest(?) AS plan) p
-            WHERE m.archive_id = ? AND m.symbol = ? AND NOT EXISTS (
-                SELECT 1 FROM fold_results f WHERE f.archive_id = m.archive_id AND f.symbol = m.symbol
-                AND f.timeframe = m.timeframe AND f.plan = p.plan AND f.total_return IS NOT NULL)
-            ORDER BY ALL
-            """,
-            (list(plans), archive_id, symbol),
-        )
-        for r in rows:
-            if r["status"] != "OK":
-                why = f"{r['status']}, {r['reason']}"
-            elif r["classification"] not in ("APPROVED", "REVIEW"):
-                why = f"the gate says {r['classification']} (set include_dropped to evaluate it all the same)"
-            else:
-                why = r["fold_reason"] or "see the messages above, or the check folds_are_computed"
-            missing.append(f"{r['model']} {r['plan']}: {why}")
+    rows = platform.warehouse.rows(
+        f"""
+        SELECT m.symbol, m.symbol || '_' || m.timeframe AS model, p.plan, m.status, m.reason, g.classification,
+               (SELECT any_value(f.reason) FROM fold_results f WHERE f.archive_id = m.archive_id
+                AND f.symbol = m.symbol AND f.timeframe = m.timeframe AND f.plan = p.plan) AS fold_reason
+        FROM extracted_models m
+        JOIN {WANTED} w USING (archive_id, symbol)
+        LEFT JOIN gating_scores g USING (archive_id, symbol, timeframe)
+        CROSS JOIN (SELECT unnest(CAST(? AS VARCHAR[])) AS plan) p
+        WHERE NOT EXISTS (
+            SELECT 1 FROM fold_results f WHERE f.archive_id = m.archive_id AND f.symbol = m.symbol
+            AND f.timeframe = m.timeframe AND f.plan = p.plan AND f.total_return IS NOT NULL)
+        ORDER BY model, plan
+        """,
+        (*wanted(archives), list(plans)),
+    )
+    place = {symbol: n for n, symbol in enumerate(archives)}
+    for r in sorted(rows, key=lambda r: place[r["symbol"]]):
+        if r["status"] != "OK":
+            why = f"{r['status']}, {r['reason']}"
+        elif r["classification"] not in ("APPROVED", "REVIEW"):
+            why = f"the gate says {r['classification']} (set include_dropped to evaluate it all the same)"
+        else:
+            why = r["fold_reason"] or "see the messages above, or the check folds_are_computed"
+        missing.append(f"{r['model']} {r['plan']}: {why}")
     return missing
 
 
-def undecided_models(platform: Platform, archive_id: str, symbols: Sequence[str]) -> list[str]:
-    """Models of these symbols without a decision, as ``SYMBOL_TIMEFRAME``."""
-    rows = platform.warehouse.rows(
+def undecided_models(
+    platform: Platform,
+    archive_id: str,
+    symbols: Sequence[str],
+    plans: Sequence[str] | None = None,
+    until: datetime | None = None,
+) -> list[str]:
+    """Models of these symbols without a decision, as ``SYMBOL_TIMEFRAME``.
+
+    Args:
+        platform: settings and warehouse.
+        archive_id: which archive.
+        symbols: whose models.
+        plans: a decision over each of these is needed, of the newest evaluation up to ``until``; a model without
+            folds is decided over no particular one. None: any decision ever made will do.
+        until: evaluations after it are not looked at; of no effect without ``plans``.
+    """
+    listed = platform.warehouse.rows(
         """
         SELECT model FROM (SELECT unnest(models) AS model FROM training_archives WHERE archive_id = ?)
-        WHERE list_contains(?, regexp_replace(model, '_[^_]*$', ''))
-          AND model NOT IN (SELECT symbol || '_' || timeframe FROM deployment_decisions WHERE archive_id = ?)
-        ORDER BY model
+        WHERE list_contains(?, regexp_replace(model, '_[^_]*$', '')) ORDER BY model
         """,
-        (archive_id, list(symbols), archive_id),
+        (archive_id, list(symbols)),
     )
-    return [r["model"] for r in rows]
+    decisions = platform.warehouse.rows(
+        """
+        SELECT DISTINCT symbol || '_' || timeframe AS model, plan, as_of FROM deployment_decisions
+        WHERE archive_id = ? AND list_contains(?, symbol)
+        """,
+        (archive_id, list(symbols)),
+    )
+    models = [str(r["model"]) for r in listed]
+    if plans is None:
+        decided = {r["model"] for r in decisions}
+        return [model for model in models if model not in decided]
+    made: dict[tuple[str, datetime | None], set[str]] = {}
+    for r in decisions:
+        made.setdefault((r["model"], r["as_of"]), set()).add(r["plan"])
+    instants = newest_instants(platform, dict.fromkeys(symbols, archive_id), until=until)
+    evaluated = {
+        f"{symbol}_{timeframe}": i.as_of for (_, symbol, timeframe), i in instants.items() if i.has_folds
+    }
+    undecided = []
+    for model in models:
+        decided_over = made.get((model, evaluated.get(model)), set())
+        needed = set(plans) if model in evaluated else set()
+        if not decided_over or not needed <= decided_over:
+            undecided.append(model)
+    return undecided

@@ -19,7 +19,7 @@ from postval_assets.core.features.registry import resolve_feature_set
 from postval_assets.core.folds import Plan, TrainingWindow, cut, newest_close
 from postval_assets.core.instruments import Timeframe, parse_symbol, parse_timeframe
 from postval_assets.core.walk_forward import summarize
-from postval_assets.pipeline.evaluation import fold_row
+from postval_assets.pipeline.fold_rows import fold_row
 from postval_assets.pipeline.market import in_timeframe
 from postval_assets.pipeline.platform import Platform
 

@@ -135,6 +135,8 @@ def test_what_concerns_one_model_leaves_the_others(bad, said):
         (rejected,) = found.rejected
         assert said in rejected.reason
         assert rejected.name == (bad if isinstance(bad, str) else bad.name)
+        named = (None, None) if said in {"symbol", "timeframe"} else ("AAPL", "1Hour")
+        assert (rejected.symbol, rejected.timeframe) == named
 
 
 def test_the_same_model_twice_rejects_both_and_names_both():
@@ -145,7 +147,7 @@ def test_the_same_model_twice_rejects_both_and_names_both():
         "models/rl_symbols/AAPL_1Hour.pt",
     }
     for rejected in found.rejected:
-        assert rejected.symbol_shown == "AAPL"
+        assert (rejected.symbol_shown, rejected.symbol, rejected.timeframe) == ("AAPL", "AAPL", "1Hour")
         assert "AAPL.pt and models/rl_symbols/AAPL_1Hour.pt" in rejected.reason
 
 

@@ -224,6 +224,11 @@ def test_brackets_inside_texts_are_not_nesting():
         ({"validation_interval": True}, "validation_interval"),
         ({"seed": "x"}, "seed"),
         ({"n_trials": 0}, "n_trials"),
+        ({"n_trials": 3_000_000_000}, "n_trials"),
+        ({"n_trials": 10**400}, "n_trials"),
+        ({"validation_interval": 2e9}, "validation_interval"),
+        ({"validation_interval": 10_000_001}, "validation_interval"),
+        ({"seed": 2**63}, "seed"),
         ({"timestamp": "yesterday"}, "trained_at"),
         ({"timestamp": 20241226}, "trained_at"),
     ],
@@ -233,6 +238,21 @@ def test_optional_values_that_cannot_be_read_are_unknown_with_a_note(extra, fiel
     assert getattr(summary, field) is None
     (note,) = summary.notes
     assert next(iter(extra)) in note
+
+
+def test_the_largest_values_are_read():
+    stated = {"n_trials": 10**7, "validation_interval": 1e7, "seed": 2**62 + 1}
+    summary = parse(make_summary({"AAPL": good_claims()}, **stated))
+    assert (summary.n_trials, summary.validation_interval) == (10**7, 10**7)
+    assert (summary.seed, summary.notes) == (2**62 + 1, ())
+
+
+@pytest.mark.parametrize(("n_validations", "interval"), [(214, 10_000_000), (215, None)])
+def test_the_update_of_every_validation_is_a_32_bit_number(n_validations, interval):
+    claims = {name: [0.5] * n_validations for name in good_claims()}
+    summary = parse({"validation_interval": 10_000_000, "symbols": {"SPY": good_claims(), "AAPL": claims}})
+    assert summary.validation_interval == interval
+    assert len(summary.notes) == (interval is None)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -269,6 +270,29 @@ def test_delivering_never_overwrites_another_file(tmp_path):
     with pytest.raises(Rejected, match="other content"):
         deliver(other, tmp_path / "inbox")
     assert sha_of(tmp_path / "inbox" / "a.zip") == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not allow such names")
+def test_a_name_that_is_no_text_is_not_taken(inbox, tmp_path):
+    path = inbox.put("caf\udce9.zip")
+    good = inbox.put("good.zip")
+    for _ in range(2):
+        scan = inbox.scan()
+        assert "caf?.zip" in {w.name for w in scan.waiting if "rename it" in w.reason}
+    assert [r.path for r in scan.ready] == [good]
+    for refuses in (inspect_archive, lambda file: deliver(file, tmp_path / "other")):
+        with pytest.raises(Rejected, match=r"^caf\?\.zip: .*rename it"):
+            refuses(path)
+
+
+def test_a_hash_elsewhere_goes_on_over_scans(inbox, tmp_path):
+    elsewhere = make_archive(tmp_path / "stored.zip", {"AAPL": os.urandom(5_000)})
+    found = elsewhere.stat()
+    inbox.hasher = FileHasher(budget_seconds=0, chunk_bytes=found.st_size - 1)
+    assert inbox.hasher.advance(elsewhere, found.st_size, found.st_mtime_ns) == (found.st_size - 1, None)
+    inbox.scan()
+    _, sha256 = inbox.hasher.advance(elsewhere, found.st_size, found.st_mtime_ns)
+    assert sha256 == sha_of(elsewhere)
 
 
 @pytest.mark.parametrize("name", ["a.rar", ".a.zip"])

@@ -46,7 +46,7 @@ CREATE TABLE extracted_models (
     activation_basis VARCHAR, n_features INTEGER, n_actions INTEGER, obs_dim INTEGER,
     "window" INTEGER, hidden_dims INTEGER[], n_parameters BIGINT, global_step BIGINT,
     train_start TIMESTAMPTZ, train_end TIMESTAMPTZ, weights_path VARCHAR, status VARCHAR,
-    reason VARCHAR, run_id VARCHAR NOT NULL, created_at TIMESTAMPTZ NOT NULL
+    reason VARCHAR, inputs_digest VARCHAR, run_id VARCHAR NOT NULL, created_at TIMESTAMPTZ NOT NULL
 );
 
 CREATE TABLE gating_scores (
@@ -64,9 +64,9 @@ CREATE TABLE bars (
 );
 
 CREATE TABLE bar_loads (
-    symbol VARCHAR NOT NULL, timeframe VARCHAR, source VARCHAR, status VARCHAR, reason VARCHAR,
+    symbol VARCHAR NOT NULL, timeframe VARCHAR NOT NULL, source VARCHAR, status VARCHAR, reason VARCHAR,
     n_fetched INTEGER, n_changed INTEGER, first_ts TIMESTAMPTZ, last_ts TIMESTAMPTZ,
-    run_id VARCHAR NOT NULL, created_at TIMESTAMPTZ NOT NULL
+    fetched_digest VARCHAR, run_id VARCHAR NOT NULL, created_at TIMESTAMPTZ NOT NULL
 );
 
 CREATE TABLE evaluations (
@@ -119,8 +119,8 @@ CREATE TABLE walk_forward_summaries (
     n_computed INTEGER, positive_share DOUBLE, sharpe_mean DOUBLE, sharpe_std DOUBLE,
     sharpe_std_expected DOUBLE, sharpe_min DOUBLE, sharpe_max DOUBLE, return_min DOUBLE,
     return_max DOUBLE, return_sum DOUBLE, best_fold_share DOUBLE, consistency_grade VARCHAR,
-    stability_grade VARCHAR, profitability_grade VARCHAR, reasons VARCHAR[], inputs_digest VARCHAR,
-    run_id VARCHAR NOT NULL, created_at TIMESTAMPTZ NOT NULL
+    stability_grade VARCHAR, profitability_grade VARCHAR, reasons VARCHAR[], folds_digest VARCHAR,
+    inputs_digest VARCHAR, run_id VARCHAR NOT NULL, created_at TIMESTAMPTZ NOT NULL
 );
 
 CREATE TABLE archive_evidence (
@@ -140,6 +140,6 @@ CREATE TABLE deployment_decisions (
     archive_id VARCHAR NOT NULL, symbol VARCHAR NOT NULL, timeframe VARCHAR NOT NULL, plan VARCHAR,
     as_of TIMESTAMPTZ, policy VARCHAR NOT NULL, policy_version VARCHAR, decision VARCHAR NOT NULL,
     reasons VARCHAR[], archive_sha256 VARCHAR, model_sha256 VARCHAR, bars_digest VARCHAR,
-    settings_digest VARCHAR, thresholds_version VARCHAR, code_version VARCHAR,
+    settings_digest VARCHAR, thresholds_version VARCHAR, code_version VARCHAR, folds_digest VARCHAR,
     inputs_digest VARCHAR, run_id VARCHAR NOT NULL, created_at TIMESTAMPTZ NOT NULL
 );

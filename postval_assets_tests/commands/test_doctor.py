@@ -1,0 +1,103 @@
+"""``postval doctor``: what it finds, with its mend, and that it changes nothing."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+from postval_assets.commands.doctor import Finding, Severity, examine
+from postval_assets.settings import load_settings
+from postval_assets_tests.commands.conftest import Command
+
+
+def findings(postval: Command, **settings: object) -> dict[str, list[Finding]]:
+    found: dict[str, list[Finding]] = {}
+    for finding in examine(load_settings(data_dir=postval.data_dir, **settings)):
+        found.setdefault(finding.what, []).append(finding)
+    return found
+
+
+def test_a_fresh_machine_has_nothing_wrong_and_hears_what_comes_first(postval: Command) -> None:
+    done = postval("doctor")
+    assert done.code == 0, done.out
+    assert "ERROR" not in done.out
+    assert "postval ingest FILE.zip" in done.out
+    assert "Python 3." in done.out
+    assert not postval.data_dir.exists(), "looking changes nothing"
+
+
+def test_a_missing_folder_of_bars_is_an_error_with_its_mend(postval: Command, tmp_path: Path) -> None:
+    done = postval("--bars", f"parquet:{tmp_path / 'nowhere'}", "doctor")
+    assert done.code == 1
+    [line] = [line for line in done.out.splitlines() if line.startswith("ERROR")]
+    assert "does not exist: expected a folder of *.parquet files" in line
+
+
+def test_an_empty_folder_of_bars_is_an_error_with_its_mend(postval: Command, tmp_path: Path) -> None:
+    (tmp_path / "bars").mkdir()
+    [bars] = findings(postval, bars_source=f"csv:{tmp_path / 'bars'}")["bars source"]
+    assert bars.severity is Severity.ERROR
+    assert bars.mend is not None
+    assert "SYMBOL_1Hour" in bars.mend
+
+
+def test_after_a_run_everything_is_counted(validated: Command) -> None:
+    found = findings(validated)
+    [warehouse] = found["warehouse"][:1]
+    assert "1 archives, 3 models, 10 folds" in warehouse.found
+    assert found["replica"][0].severity is Severity.OK
+    assert "0 queued, 0 running, 0 failed runs" in found["dagster"][0].found
+    assert all(f.severity is not Severity.ERROR for group in found.values() for f in group)
+
+
+def test_what_lies_in_the_inbox_is_told(postval: Command, made_archive: Path) -> None:
+    postval("ingest", str(made_archive))
+    (postval.data_dir / "inbox" / "notes.txt").write_text("hello")
+    waiting, ignored = findings(postval)["inbox"]
+    assert "1 archive(s) waiting" in waiting.found
+    assert waiting.mend is not None
+    assert ignored.found == "ignored: notes.txt"
+
+
+def test_an_archive_that_is_not_all_decided_is_told(postval: Command, made_archive: Path) -> None:
+    assert postval("validate", str(made_archive), "--symbols", "AAPL").code == 0
+    [archive] = findings(postval)["archive"]
+    assert "not every model is decided" in archive.found
+    assert archive.mend is not None
+    assert made_archive.name in archive.mend
+
+
+def test_a_failed_run_is_told(postval: Command, made_archive: Path) -> None:
+    assert postval("validate", str(made_archive), "--symbols", "AAPL").code == 0
+    [row] = postval.rows("SELECT stored_path FROM training_archives")
+    (postval.data_dir / row["stored_path"]).write_bytes(b"damaged")
+    line = postval.refused("validate", str(made_archive), "--symbols", "MSFT")
+    assert "extracted_models failed: " in line
+    assert "is not a complete zip file" in line, "our words, not those of the library below"
+    [runs] = findings(postval)["dagster"][:1]
+    assert "1 failed runs" in runs.found
+    assert runs.mend is not None
+    assert "drop it again" in runs.mend
+
+
+def test_a_copy_that_could_not_take_its_place_is_told(validated: Command) -> None:
+    aside = validated.data_dir / "postval.1.duckdb"
+    aside.write_bytes(validated.platform.replica.read_bytes())
+    replica = findings(validated)["replica"]
+    assert any("postval.1.duckdb" in f.found for f in replica)
+
+
+def test_a_damaged_warehouse_is_an_error_that_names_the_backups(validated: Command) -> None:
+    path = validated.data_dir / "warehouse" / "warehouse.duckdb"
+    path.write_bytes(b"x" * 10_000)
+    done = validated("doctor")
+    assert done.code == 1
+    assert "backups" in done.out
+
+
+def test_a_port_in_use_is_told(postval: Command) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        [port] = findings(postval, port=taken.getsockname()[1])["web UI"]
+    assert "in use" in port.found
