@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -101,8 +102,9 @@ def demo(ctx: click.Context) -> None:
 
     done = run_demo(_settings(ctx))
     click.echo(done.text)
-    click.echo(f"\nEverything is stopped. Browse it:  postval --data-dir {done.data_dir} up")
-    click.echo(f'Query it:   postval --data-dir {done.data_dir} sql "SELECT * FROM latest_decisions"')
+    name = "postval" if shutil.which("postval") else sys.argv[0]
+    click.echo(f"\nEverything is stopped. Browse it:  {name} --data-dir {done.data_dir} up")
+    click.echo(f'Query it:   {name} --data-dir {done.data_dir} sql "SELECT * FROM latest_decisions"')
 
 
 @main.command(epilog=_examples("postval up", "postval --bars parquet:D:/bars up --port 3001"))
@@ -113,10 +115,13 @@ def up(ctx: click.Context, port: int | None) -> None:
     _log_to_terminal()
     from postval_assets.commands.home import prepare_home, write_dotenv
     from postval_assets.commands.occupancy import occupied
+    from postval_assets.commands.runs import tell_bars
     from postval_assets.commands.servers import dev_command, require_free_port, running
+    from postval_assets.pipeline.platform import open_platform
 
     settings = _settings(ctx, port=port)
     require_free_port(settings.port)
+    tell_bars(open_platform(settings))
     prepare_home(settings)
     write_dotenv(settings, Path.cwd())
     click.echo(
@@ -189,7 +194,7 @@ def validate(
     platform = open_platform(settings)
     done = run_validate(platform, file, symbols=wanted, plans=plans, as_of=instant)
     click.echo(results_text(platform, done.archive_id, done.symbols if wanted else None, instant))
-    undecided = undecided_models(platform, done.archive_id, done.symbols)
+    undecided = undecided_models(platform, done.archive_id, done.symbols, plans, instant)
     if undecided:
         raise Rejected(f"no decision for {', '.join(undecided)}")
 

@@ -12,7 +12,7 @@ import json
 import os
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import (
@@ -103,18 +103,16 @@ class Settings(BaseSettings):
     equity_fee_bps: float = Field(0.0, ge=0, description="Fee for equities, basis points of traded value.")
     crypto_fee_bps: float = Field(25.0, ge=0, description="Fee for crypto, basis points of traded value.")
     slippage_bps: float = Field(5.0, ge=0, description="Slippage, basis points of the price, on every fill.")
-    zero_volume: str = Field(
+    zero_volume: Literal["lapse", "fill"] = Field(
         "lapse",
-        pattern="^(lapse|fill)$",
         description="`lapse`: no fill in a bar of volume 0; `fill`: 0 means unknown.",
     )
-    account_features: str = Field(
+    account_features: Literal["live", "neutral"] = Field(
         "live",
-        pattern="^(live|neutral)$",
         description="`live`: the account's own state; `neutral`: constants.",
     )
-    session: str = Field(
-        "all", pattern="^(all|regular)$", description="`regular`: only bars of the regular session."
+    session: Literal["all", "regular"] = Field(
+        "all", description="`regular`: only bars of the regular session."
     )
     good_positive_share: float = Field(0.80, description="Positive folds for GOOD and for LIVE.")
     marginal_positive_share: float = Field(0.60, description="Positive folds for MARGINAL and for PAPER.")
@@ -132,8 +130,8 @@ class Settings(BaseSettings):
         ("alpaca_trading.",),
         description="Modules whose config classes a checkpoint may name; read as inert records.",
     )
-    device: str = Field(
-        "auto", pattern="^(auto|cpu|cuda)$", description="`auto` (CUDA where present), `cpu` or `cuda`."
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="`auto` (CUDA where present), `cpu` or `cuda`."
     )
 
     max_models: int = Field(500, ge=1, description="Models in an archive.")
@@ -322,7 +320,10 @@ def _refuse_unknown_variables() -> None:
     known = {f"POSTVAL_{name.upper()}" for name in Settings.model_fields} | _OTHER_VARIABLES
     for name in sorted(os.environ):
         if name.upper().startswith("POSTVAL_") and name.upper() not in known:
-            near = difflib.get_close_matches(name.upper(), known, n=1)
+            upper = name.upper()
+            near = sorted(k for k in known if k.startswith(upper)) or difflib.get_close_matches(
+                upper, known, n=1
+            )
             hint = f"; did you mean {near[0]}" if near else ""
             raise Rejected(f"settings: the environment variable {name} is no setting{hint}")
 

@@ -183,9 +183,9 @@ A value is looked for in this order; the first place that has it wins:
 3. the file `postval.toml` in the folder where the command is started, or the file that `POSTVAL_SETTINGS_FILE` names;
 4. the default below.
 
-An unknown name or a wrong value in the file stops the command with a line that says which. A misspelt `POSTVAL_`
-variable is not noticed: `postval doctor` shows the main values in force. Relative folders count from the folder where
-the command is started. `postval up` reads the settings when it starts: stop and start it after a change.
+An unknown name or a wrong value in the file stops the command with a line that says which. So does a
+misspelt `POSTVAL_` variable. Relative folders count from the folder where the command is started. `postval up` reads
+the settings when it starts: stop and start it after a change.
 
 In the environment a list is separated by commas (`POSTVAL_PLANS=180d,365d`); a table is JSON
 (`POSTVAL_SYMBOL_CLASSES={"SPXUSD": "equity"}`) and is merged with the file's.
@@ -214,8 +214,8 @@ characters is crypto. The values are `equity` and `crypto`.
 
 - The settings of execution (`capital` to `session` in the table) and `symbol_classes` are part of each fold's digest.
   After a change, the next run over a model computes its folds again and replaces the rows.
-- The limits of grades and decisions (`good_positive_share` and the four below it) make summaries stale. `postval up`
-  summarizes and decides again after the next finished run.
+- The limits of grades and decisions (`good_positive_share` and the four below it) count from the next run on: what is
+  decided stays as it is until its folds change, or `postval backfill` or the UI runs it again.
 - Thresholds, `feature_sets`, `default_activation` and `config_prefixes` count when an archive is extracted and gated
   again: `postval validate FILE.zip`.
 - `decision_policy` only chooses which of the recorded decisions is printed and staged.

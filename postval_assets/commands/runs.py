@@ -28,9 +28,14 @@ from postval_assets.io.inbox import inspect_archive
 from postval_assets.pipeline.archives import archive_limits, archives_of, register
 from postval_assets.pipeline.evidencing import archives_to_weigh
 from postval_assets.pipeline.intake_file import take_in
+from postval_assets.pipeline.market import SIMULATED, require_one_kind_of_bars
 from postval_assets.pipeline.platform import Platform
 
 log = logging.getLogger("postval.runs")
+
+_FOR_TRYING_OUT = (
+    "simulated, for trying out only; your own: --bars parquet:DIR, or bars_source in postval.toml"
+)
 
 # Dagster's own events stay out of the terminal; they are in its history.
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -62,9 +67,10 @@ def validate(
         Rejected: for a file that is no archive, or symbols that it does not hold.
         RunFailed: where a run ended with an error.
     """
+    ready = inspect_archive(file, archive_limits(platform))
+    tell_bars(platform)
     instance = open_instance(platform.settings)
     clear_orphans_beside(platform.settings, instance)
-    ready = inspect_archive(file, archive_limits(platform))
     take_in(platform, ready)
     delivery = register(platform, ready, run_id="validate", busy=lambda sha256: is_busy(instance, sha256))
     if delivery.reason:
@@ -98,6 +104,7 @@ def backfill(
         Rejected: for an unknown archive, or symbols without a model.
         RunFailed: where a run ended with an error.
     """
+    tell_bars(platform)
     instance = open_instance(platform.settings)
     clear_orphans_beside(platform.settings, instance)
     wanted = [parse_symbol(s) for s in symbols]
@@ -115,6 +122,17 @@ def backfill(
         run_job(platform, instance, evaluation_job.name, of_archive, tags)
     weigh(platform, instance)
     return archives
+
+
+def tell_bars(platform: Platform) -> None:
+    """Say which bars are used, before anything is decided on them.
+
+    Raises:
+        Rejected: where the source is missing, or does not belong to this data directory.
+    """
+    require_one_kind_of_bars(platform)
+    source = platform.settings.bars_source
+    log.info("bars: %s%s", source, f" ({_FOR_TRYING_OUT})" if source == SIMULATED else "")
 
 
 def weigh(platform: Platform, instance: dg.DagsterInstance) -> None:

@@ -49,6 +49,7 @@ class Reason(StrEnum):
     ASSUMED_FEATURES = "ASSUMED_FEATURES"
     ASSUMED_ACTIVATION = "ASSUMED_ACTIVATION"
     TRAINING_WINDOW_UNKNOWN = "TRAINING_WINDOW_UNKNOWN"
+    SIMULATED_BARS = "SIMULATED_BARS"
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class ModelVerdict:
         classification: of the gate; None where the gate has no row.
         gate_reason: why the gate dropped it.
         features_assumed, activation_assumed: whether these were only guessed.
+        simulated_bars: whether its bars are the sample's, which are not a market's.
     """
 
     usable: bool
@@ -69,6 +71,7 @@ class ModelVerdict:
     gate_reason: str | None
     features_assumed: bool
     activation_assumed: bool
+    simulated_bars: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ def decide_standard(
         folds: of the plan, computed or not.
         limits: of positive share and Sharpe spread.
     """
-    always = _always_shown(summary, folds)
+    always = _always_shown(model, summary, folds)
     if not model.usable:
         return Verdict(Decision.DROP, (f"{Reason.MODEL_NOT_OK}: {model.problem}", *always))
     if model.classification not in (Classification.APPROVED, Classification.REVIEW):
@@ -158,10 +161,14 @@ def _caps(model: ModelVerdict, summary: WalkForwardSummary, folds: Sequence[Fold
     return tuple(caps)
 
 
-def _always_shown(summary: WalkForwardSummary | None, folds: Sequence[FoldOutcome]) -> tuple[str, ...]:
+def _always_shown(
+    model: ModelVerdict, summary: WalkForwardSummary | None, folds: Sequence[FoldOutcome]
+) -> tuple[str, ...]:
     reasons: list[str] = list(summary.reasons) if summary is not None else []
     if any(f.training_overlap is TrainingOverlap.UNKNOWN and f.n_bars for f in folds):
         reasons.append(Reason.TRAINING_WINDOW_UNKNOWN)
+    if folds and model.simulated_bars:
+        reasons.append(Reason.SIMULATED_BARS)
     return tuple(reasons)
 
 

@@ -51,7 +51,13 @@ def training_archives(context: dg.AssetExecutionContext, platform: PlatformResou
     deps=[dg.AssetDep(training_archives, partition_mapping=dg.AllPartitionMapping())],
     group_name=INTAKE,
     kinds={"python", "duckdb", "pytorch"},
-    check_specs=[dg.AssetCheckSpec("models_are_usable", asset="extracted_models")],
+    check_specs=[
+        dg.AssetCheckSpec(
+            "models_are_usable",
+            asset="extracted_models",
+            description="Every checkpoint could be read and fits its version; a failed partition says which does not.",
+        )
+    ],
     description=(
         "One row a model (archive x symbol x timeframe): its checkpoint, read safely, or the reason why it cannot be "
         "used. Weights are stored once, by content."
@@ -67,7 +73,13 @@ def extracted_models(context: dg.AssetExecutionContext, platform: PlatformResour
     partitions_def=symbol_partitions,
     deps=[extracted_models],
     group_name=INTAKE,
-    check_specs=[dg.AssetCheckSpec("claims_are_valid", asset="gating_scores")],
+    check_specs=[
+        dg.AssetCheckSpec(
+            "claims_are_valid",
+            asset="gating_scores",
+            description="The training summary has four usable metrics for every model; INVALID ones are named.",
+        )
+    ],
     description=(
         "One row a model: what its training claims, against the thresholds: APPROVED, REVIEW, DROP or INVALID, "
         "with flags. The training max drawdown is a proxy (reward volatility, not equity)."
@@ -82,7 +94,13 @@ def gating_scores(context: dg.AssetExecutionContext, platform: PlatformResource)
 @symbol_asset(
     partitions_def=symbol_partitions,
     group_name=MARKET,
-    check_specs=[dg.AssetCheckSpec("symbols_have_bars", asset="bars")],
+    check_specs=[
+        dg.AssetCheckSpec(
+            "symbols_have_bars",
+            asset="bars",
+            description="The source delivered the bars of every symbol in every timeframe that its models need.",
+        )
+    ],
     description="One row a bar (symbol x timeframe x opening time), merged from the configured source.",
 )
 def bars(context: dg.AssetExecutionContext, platform: PlatformResource) -> dg.MaterializeResult:
@@ -97,7 +115,13 @@ def bars(context: dg.AssetExecutionContext, platform: PlatformResource) -> dg.Ma
     deps=[gating_scores, bars],
     group_name=EVALUATION,
     kinds={"python", "duckdb", "pytorch"},
-    check_specs=[dg.AssetCheckSpec("backtests_are_computed", asset="backtest_results")],
+    check_specs=[
+        dg.AssetCheckSpec(
+            "backtests_are_computed",
+            asset="backtest_results",
+            description="The last 30 days of every evaluated model were computed; the reason is given where not.",
+        )
+    ],
     description="One row a model and as_of: the last 30 days traded as one block, with its metrics.",
 )
 def backtest_results(context: dg.AssetExecutionContext, platform: PlatformResource) -> dg.MaterializeResult:
@@ -113,7 +137,13 @@ def backtest_results(context: dg.AssetExecutionContext, platform: PlatformResour
     deps=[gating_scores, bars],
     group_name=EVALUATION,
     kinds={"python", "duckdb", "pytorch"},
-    check_specs=[dg.AssetCheckSpec("folds_are_computed", asset="walk_forward_evaluations")],
+    check_specs=[
+        dg.AssetCheckSpec(
+            "folds_are_computed",
+            asset="walk_forward_evaluations",
+            description="Every fold of the wanted plans was computed; the reason is given where not.",
+        )
+    ],
     description=(
         "All folds of the wanted plans for a symbol's models, computed together and reported as partitions of "
         "fold_results. One row a fold; what is current is not computed again."

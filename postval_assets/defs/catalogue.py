@@ -75,7 +75,12 @@ def report_stage(
 ) -> dg.MaterializeResult:
     """Rows, columns and the verdict of each partition, for the catalogue."""
     for symbol in report.symbols:
-        metadata = {"dagster/partition_row_count": symbol.n_rows, "current_rows": symbol.n_current}
+        metadata: dict[str, Any] = {
+            "dagster/partition_row_count": symbol.n_rows,
+            "current_rows": symbol.n_current,
+        }
+        if symbol.said:
+            metadata["new"] = dg.MetadataValue.md("\n".join(f"- {line}" for line in symbol.said))
         context.add_asset_metadata(metadata, partition_key=symbol.symbol)
     if check is not None:
         for symbol in report.symbols:
@@ -138,7 +143,11 @@ def report_folds(context: dg.AssetExecutionContext, report: EvaluationReport) ->
             dg.AssetMaterialization(
                 asset_key="fold_results",
                 partition=fold_partition_key(fold.symbol, fold.fold_key),
-                metadata={"dagster/partition_row_count": fold.n_rows, "status": ", ".join(fold.statuses)},
+                metadata={
+                    "dagster/partition_row_count": fold.n_rows,
+                    "status": ", ".join(fold.statuses),
+                    "archive": context.run.tags.get("postval/archive_id", ""),
+                },
             )
         )
 

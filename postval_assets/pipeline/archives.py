@@ -315,7 +315,7 @@ def archive_row(platform: Platform, archive_id: str) -> dict[str, Any]:
     if found:
         return found[0]
     newest = platform.warehouse.rows(
-        "SELECT archive_id FROM training_archives ORDER BY archive_id DESC LIMIT 5"
+        "SELECT archive_id FROM training_archives WHERE status <> 'REJECTED' ORDER BY archive_id DESC LIMIT 5"
     )
     known = ", ".join(r["archive_id"] for r in newest) or "none so far"
     raise Rejected(f"archive {ascii(archive_id)[:60]} is unknown: expected an archive_id such as {known}")

@@ -28,7 +28,9 @@ from postval_assets.pipeline.summarizing import PlanFolds, fold_outcome, stored_
 _COLUMNS = """
 SELECT m.archive_id, m.symbol, m.timeframe, m.status, m.reason, m.model_sha256, m.feature_set, m.feature_set_basis,
        m.activation_basis, g.classification, g.reason AS gate_reason, g.flags, g.thresholds_version,
-       g.inputs_digest AS gate_digest, a.sha256 AS archive_sha256
+       g.inputs_digest AS gate_digest, a.sha256 AS archive_sha256,
+       EXISTS (SELECT 1 FROM bar_loads b WHERE b.symbol = m.symbol AND b.status = 'OK' AND b.source = 'sample')
+         AS simulated_bars
 FROM extracted_models m
 JOIN training_archives a USING (archive_id)
 LEFT JOIN gating_scores g USING (archive_id, symbol, timeframe)
@@ -77,8 +79,19 @@ def decide_models(
     reports = []
     for symbol in archives:
         counts = [(n_made, n_made - len(new)) for model, n_made, new in made if model["symbol"] == symbol]
-        reports.append(SymbolReport(symbol, sum(n for n, _ in counts), sum(n for _, n in counts)))
+        said = [line for model, _, new in made if model["symbol"] == symbol for line in _said(new)]
+        reports.append(
+            SymbolReport(symbol, sum(n for n, _ in counts), sum(n for _, n in counts), said=tuple(said))
+        )
     return StageReport(tuple(reports))
+
+
+def _said(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """New decisions as lines for the asset catalogue."""
+    return [
+        f"{r['timeframe']} {r['plan']} ({r['policy']}): {r['decision']}, {'; '.join(r['reasons'])}"
+        for r in rows
+    ]
 
 
 def finish_archive(platform: Platform, archive_id: str, *, run_id: str) -> bool:
@@ -134,6 +147,7 @@ def _of_model(
         gate_reason=_gate_reason(model),
         features_assumed=model["feature_set_basis"] == "ASSUMED",
         activation_assumed=model["activation_basis"] == "ASSUMED",
+        simulated_bars=bool(model.get("simulated_bars")),
     )
     missing = None
     # Only a model that the gate lets pass is missed: what is dropped unseen stays dropped when bars arrive.

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from postval_assets.core.failures import Unavailable
+from postval_assets.core.failures import Rejected, Unavailable
 from postval_assets.io.inbox import ReadyArchive
 from postval_assets.pipeline.platform import Platform
 
@@ -20,8 +20,14 @@ def take_in(platform: Platform, ready: ReadyArchive) -> None:
     Raises:
         Unavailable: where the disk refuses.
     """
-    if platform.archives.path_of(ready.sha256).is_file():
-        return
+    try:
+        platform.archives.verify(ready.sha256)
+    except Rejected:
+        _copy_in(platform, ready)
+
+
+def _copy_in(platform: Platform, ready: ReadyArchive) -> None:
+    """For an archive that the store has not, or has damaged."""
     try:
         platform.scratch.mkdir(parents=True, exist_ok=True)
         # A folder of its own: two runs may take in one file at the same time, and nothing stays where one fails.

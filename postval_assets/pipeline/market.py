@@ -22,6 +22,9 @@ from postval_assets.pipeline.platform import Platform, StageReport, SymbolReport
 
 log = logging.getLogger("postval.market")
 
+# The source whose bars are not a market's.
+SIMULATED = "sample"
+
 EMPTY = "the source has no bars"
 
 # Bars kept back before they are written: bounds memory, and keeps transactions few.
@@ -52,6 +55,7 @@ def load_bars(platform: Platform, symbols: Sequence[str], *, run_id: str) -> Sta
     Raises:
         Unavailable: once, after all symbols were tried, where the source did not answer for some.
     """
+    require_one_kind_of_bars(platform)
     loading = _Loading(platform, symbols, run_id)
     reports = []
     for symbol in symbols:
@@ -69,6 +73,27 @@ def load_bars(platform: Platform, symbols: Sequence[str], *, run_id: str) -> Sta
             + "; ".join(f"{symbol} {why}" for symbol, why in loading.unavailable.items())
         )
     return StageReport(tuple(reports))
+
+
+def require_one_kind_of_bars(platform: Platform) -> None:
+    """Simulated and real bars of one symbol in one series would make results that look real and mean nothing.
+
+    Raises:
+        Rejected: where the configured source is missing, or is of the other kind than what is stored.
+    """
+    source = platform.bar_source()
+    source.symbols()
+    if not platform.warehouse.path.is_file():
+        return
+    found = platform.warehouse.rows(
+        "SELECT DISTINCT source FROM bar_loads WHERE status = 'OK' ORDER BY source"
+    )
+    other = [r["source"] for r in found if (r["source"] == SIMULATED) != (source.name == SIMULATED)]
+    if other:
+        raise Rejected(
+            f"{platform.settings.data_dir} holds bars from {', '.join(other)}; bars from {source.name} do not belong "
+            "with them (the sample is simulated): use another data directory (--data-dir), or set bars_source back"
+        )
 
 
 class _Loading:

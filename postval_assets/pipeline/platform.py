@@ -29,12 +29,14 @@ class SymbolReport:
         n_rows: rows of the stage's table that this symbol now has from this stage.
         n_current: of these, rows that were current and not computed again.
         problems: what is wrong, in words; empty where all is well.
+        said: results worth reading in the asset catalogue.
     """
 
     symbol: str
     n_rows: int
     n_current: int = 0
     problems: tuple[str, ...] = ()
+    said: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -106,6 +106,8 @@ def backtest_model(
 
 def _named(file: Path, symbol: str | None) -> tuple[str, Timeframe]:
     stem, _, frame = file.stem.partition("_")
+    if symbol is not None and frame not in list(Timeframe):
+        frame = ""  # the name says nothing of use: the symbol was given, and hourly bars are the default
     try:
         timeframe = parse_timeframe(frame) if frame else Timeframe.HOUR_1
         return parse_symbol(symbol or stem), timeframe

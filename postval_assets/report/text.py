@@ -145,7 +145,14 @@ def decision_table(rows: Sequence[Row]) -> str:
     """The decision of each model and plan, with its reasons."""
     headers = ("symbol", "timeframe", "plan", "as of", "decision", "reasons")
     body = [
-        (r["symbol"], r["timeframe"], r["plan"], _day(r["as_of"]), r["decision"], "; ".join(r["reasons"]))
+        (
+            r["symbol"],
+            r["timeframe"],
+            r["plan"],
+            None if r["as_of"] is None else _day(r["as_of"]),
+            r["decision"],
+            "; ".join(r["reasons"]),
+        )
         for r in rows
     ]
     return table(headers, body)
@@ -153,7 +160,7 @@ def decision_table(rows: Sequence[Row]) -> str:
 
 def evidence_table(rows: Sequence[Row]) -> str:
     """Each model's Sharpe ratio beside what the best of so many models reaches by luck alone."""
-    headers = ("symbol", "timeframe", "plan", "Sharpe", "best of N by luck", "N", "DSR", "")
+    headers = ("symbol", "timeframe", "plan", "Sharpe", "best of N by luck", "N", "DSR", "reason")
     body = [
         (
             r["symbol"],

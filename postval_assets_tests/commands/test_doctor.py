@@ -5,7 +5,11 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
+import pytest
+
 from postval_assets.commands.doctor import Finding, Severity, examine
+from postval_assets.commands.home import open_instance
+from postval_assets.commands.runs import RunFailed, run_job
 from postval_assets.settings import load_settings
 from postval_assets_tests.commands.conftest import Command
 
@@ -67,14 +71,11 @@ def test_an_archive_that_is_not_all_decided_is_told(postval: Command, made_archi
     assert made_archive.name in archive.mend
 
 
-def test_a_failed_run_is_told(postval: Command, made_archive: Path) -> None:
-    assert postval("validate", str(made_archive), "--symbols", "AAPL").code == 0
-    [row] = postval.rows("SELECT stored_path FROM training_archives")
-    (postval.data_dir / row["stored_path"]).write_bytes(b"damaged")
-    line = postval.refused("validate", str(made_archive), "--symbols", "MSFT")
-    assert "extracted_models failed: " in line
-    assert "is not a complete zip file" in line, "our words, not those of the library below"
-    [runs] = findings(postval)["dagster"][:1]
+def test_a_failed_run_is_told_in_our_words(validated: Command) -> None:
+    told = r"^extracted_models failed: archive 'nope' is unknown: expected"
+    with open_instance(validated.platform.settings) as instance, pytest.raises(RunFailed, match=told):
+        run_job(validated.platform, instance, "archive_job", ["AAPL"], {"postval/archive_id": "nope"})
+    [runs] = findings(validated)["dagster"][:1]
     assert "1 failed runs" in runs.found
     assert runs.mend is not None
     assert "drop it again" in runs.mend

@@ -12,7 +12,7 @@ import pytest
 
 from postval_assets.core.features.reference import REFERENCE_59
 from postval_assets.core.folds import plan_named
-from postval_assets.pipeline.evaluation import evaluate_backtests, selections_of
+from postval_assets.pipeline.evaluation import evaluate_backtests, evaluate_folds, selections_of
 from postval_assets.pipeline.instants import NEWEST_UNTIL, newest_instants
 from postval_assets.pipeline.reading import archive_results, undecided_models
 from postval_assets.pipeline.summarizing import stale_summaries, summarize_folds
@@ -52,8 +52,7 @@ def test_an_instant_with_folds_comes_before_a_later_backtest(bench: Bench, archi
     before = newest_instants(bench.platform, archives, until=EARLIER - timedelta(hours=1))[UPP]
     assert (before.as_of, before.has_folds) == (EARLIER - timedelta(days=1), False)
     assert newest_instants(bench.platform, {"UPPUSD": "other"}) == {}
-    report = bench.decide(archives)
-    assert report.symbols[0].n_rows == 2
+    bench.decide(archives)
     assert [r["as_of"] for r in bench.decisions("UPPUSD")] == [EARLIER]
     shown = archive_results(bench.platform, ARCHIVE)
     assert {r["as_of"] for r in (*shown.folds, *shown.summaries, *shown.decisions)} == {EARLIER}
@@ -131,8 +130,6 @@ def test_a_decision_carries_the_digests_of_its_folds(bench: Bench, archives: dic
     assert row["settings_digest"] != other.platform.settings.evaluation_digest()
     assert row["folds_digest"] == bench.one("SELECT folds_digest FROM walk_forward_summaries")["folds_digest"]
     selection = replace(selections_of([plan_named("180d")])[0], folds=frozenset({2}))
-    from postval_assets.pipeline.evaluation import evaluate_folds
-
     evaluate_folds(other.platform, archives, {"UPPUSD": [selection]}, run_id="one")
     bench.decide(archives)
     mixed = bench.decisions("UPPUSD")[-1]["settings_digest"]
