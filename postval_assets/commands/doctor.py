@@ -24,6 +24,7 @@ from postval_assets.defs.run_records import WORKED_ON, orphans, runs
 from postval_assets.io.inbox import FileHasher, InboxCursor, scan_inbox
 from postval_assets.io.warehouse import kept_aside
 from postval_assets.pipeline.archives import archive_limits
+from postval_assets.pipeline.market import require_one_kind_of_bars
 from postval_assets.pipeline.platform import Platform, open_platform
 from postval_assets.settings import Settings, export_environment
 
@@ -123,6 +124,7 @@ def _data_directory(platform: Platform) -> Iterator[Finding]:
 
 def _bars(platform: Platform) -> Iterator[Finding]:
     spec = platform.settings.bars_source
+    require_one_kind_of_bars(platform)
     symbols = platform.bar_source().symbols()
     if symbols:
         shown = ", ".join(symbols[:8]) + (", ..." if len(symbols) > 8 else "")
