@@ -203,6 +203,7 @@ def test_bars_that_come_later_do_not_drop_a_dropped_model_again(bench: Bench) ->
     models = {"POORUSD_4Hour": network(BUY)}
     summary = make_summary({"POORUSD_4Hour": drop_claims()})
     archives = bench.intake(bench.deliver(bench.archive(models, summary=summary)))
+    bench.put_bars("OTHERUSD")
     for _ in range(2):
         bench.load(["POORUSD"])
         bench.decide(archives)

@@ -107,6 +107,9 @@ class Silent:
 
     name: str = "silent"
 
+    def symbols(self) -> tuple[str, ...]:
+        return ("BTCUSD", "NEWUSD")
+
     def fetch(
         self,
         symbol: str,
