@@ -205,12 +205,10 @@ def scan_inbox(
 ) -> InboxScan:
     """Look at every ``*.zip`` of the inbox once.
 
-    A file is reported when its size and time stood still over two scans, its content could be judged and its
-    hash is
-    complete: as ready, or as rejected with the reason. A file that is not a complete zip looks like a
-        slow copy and
-    is rejected only after ``unreadable_after`` without change. Everything else waits, with the reason; no
-    file stops the others. A file that stays in the inbox is reported by every scan; ``first_report`` tells.
+    A file is reported when its size and time stood still over two scans, its content could be judged and its hash is
+    complete: as ready, or as rejected with the reason. A file that is not a complete zip looks like a slow copy and is
+    rejected only after ``unreadable_after`` without change. Everything else waits, with the reason; no file stops the
+    others. A file that stays in the inbox is reported by every scan; ``first_report`` tells.
 
     Args:
         inbox_dir: the folder.

@@ -17,7 +17,8 @@ from typing import Any
 from postval_assets.core.checkpoint import read_checkpoint
 from postval_assets.core.evaluation import code_version, digest_of
 from postval_assets.core.failures import Rejected, Unavailable
-from postval_assets.core.features.registry import resolve_feature_set
+from postval_assets.core.features.feature_set import FeatureSet
+from postval_assets.core.features.registry import FeatureSetBasis, resolve_feature_set
 from postval_assets.core.model_spec import Incompatible, ModelSpec
 from postval_assets.core.summary import TrainingSummary, parse_summary
 from postval_assets.io.archive_file import ArchiveFile, Damaged, open_archive
@@ -239,14 +240,7 @@ def _read_model(platform: Platform, archive_id: str, archive: ArchiveFile, model
     spec = checkpoint.spec
     facts = {**keys, **spec_columns(spec)}
     try:
-        feature_set, basis = resolve_feature_set(
-            platform.feature_sets,
-            named=spec.feature_set,
-            feature_names=spec.feature_names,
-            configured=_configured(settings.feature_sets, archive_id, spec.model_version),
-            n_features=spec.n_features,
-            account_features=spec.account_features,
-        )
+        feature_set, basis = choose_feature_set(platform, spec, archive_id)
     except Rejected as error:
         return {**facts, "status": "INCOMPATIBLE", "reason": str(error)}
     stored = platform.models.put(checkpoint.tensors, spec)
@@ -262,10 +256,36 @@ def _read_model(platform: Platform, archive_id: str, archive: ArchiveFile, model
     }
 
 
-def _configured(feature_sets: Mapping[str, str], archive_id: str, model_version: str | None) -> str | None:
+def choose_feature_set(
+    platform: Platform, spec: ModelSpec, archive_id: str | None = None
+) -> tuple[FeatureSet, FeatureSetBasis]:
+    """The feature set that a model is fed with, and how it was found.
+
+    Args:
+        platform: registered sets, and the user's mapping of archives and versions to them.
+        spec: what the checkpoint says.
+        archive_id: its archive; None for a file of its own.
+
+    Raises:
+        Rejected: where no registered set fits.
+    """
+    return resolve_feature_set(
+        platform.feature_sets,
+        named=spec.feature_set,
+        feature_names=spec.feature_names,
+        configured=_configured(platform.settings.feature_sets, archive_id, spec.model_version),
+        n_features=spec.n_features,
+        account_features=spec.account_features,
+    )
+
+
+def _configured(
+    feature_sets: Mapping[str, str], archive_id: str | None, model_version: str | None
+) -> str | None:
     """The set that the user mapped this archive or version to; the archive is the closer word."""
     of_version = feature_sets.get(model_version) if model_version is not None else None
-    return feature_sets.get(archive_id) or of_version
+    of_archive = feature_sets.get(archive_id) if archive_id is not None else None
+    return of_archive or of_version
 
 
 def spec_columns(spec: ModelSpec) -> Row:

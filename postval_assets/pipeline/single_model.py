@@ -15,10 +15,10 @@ from typing import Any
 from postval_assets.core.checkpoint import read_checkpoint
 from postval_assets.core.evaluation import EvaluatedModel, evaluate, fold_inputs
 from postval_assets.core.failures import Rejected
-from postval_assets.core.features.registry import resolve_feature_set
 from postval_assets.core.folds import Plan, TrainingWindow, cut, newest_close
 from postval_assets.core.instruments import Timeframe, parse_symbol, parse_timeframe
 from postval_assets.core.walk_forward import summarize
+from postval_assets.pipeline.extraction import choose_feature_set
 from postval_assets.pipeline.fold_rows import fold_row
 from postval_assets.pipeline.market import in_timeframe
 from postval_assets.pipeline.platform import Platform
@@ -65,14 +65,7 @@ def backtest_model(
         default_activation=settings.default_activation,
     )
     spec = checkpoint.spec
-    feature_set, basis = resolve_feature_set(
-        platform.feature_sets,
-        named=spec.feature_set,
-        feature_names=spec.feature_names,
-        configured=settings.feature_sets.get(spec.model_version),
-        n_features=spec.n_features,
-        account_features=spec.account_features,
-    )
+    feature_set, basis = choose_feature_set(platform, spec)
     asset_class = platform.asset_class(name)
     base = min(settings.base_timeframe, timeframe, key=lambda t: t.minutes)
     fetched = platform.bar_source().fetch(name, base, asset_class, start=None, end=None)
