@@ -20,6 +20,7 @@ from postval_assets.core.actions import action_sizes
 from postval_assets.core.bars import Bars
 from postval_assets.core.costs import ExecutionRules
 from postval_assets.core.engine import BlockRun, Lane, run_lanes
+from postval_assets.core.features.causality import require_causal
 from postval_assets.core.features.feature_set import FeatureSet, compute_features
 from postval_assets.core.folds import Block, PlanBlocks, TrainingOverlap, TrainingWindow, overlaps
 from postval_assets.core.metrics import BlockMetrics, block_metrics
@@ -162,11 +163,13 @@ def market_features(model: EvaluatedModel, bars: Bars, lanes: Sequence[Lane]) ->
     """Market features [bar, feature] aligned with ``bars``; NaN outside what the lanes' observations reach.
 
     Only those bars are given to the feature set, so that a bad bar years ago, or in a block that is not
-    evaluated, does not matter.
+    evaluated, does not matter. A plug-in that is seen to look ahead on them is refused.
     """
     out = np.full((len(bars), len(model.feature_set.market_features)), np.nan, dtype=np.float32)
     for first, stop in _reached(lanes, model.needed_before):
-        out[first:stop] = compute_features(model.feature_set, bars.slice(first, stop))
+        reached = bars.slice(first, stop)
+        out[first:stop] = compute_features(model.feature_set, reached)
+        require_causal(model.feature_set, reached, out[first:stop])
     return out
 
 

@@ -27,6 +27,7 @@ from postval_assets.core.evaluation import (
     not_evaluated,
 )
 from postval_assets.core.failures import Rejected, Unavailable
+from postval_assets.core.features.causality import PromiseBroken
 from postval_assets.core.features.feature_set import FeatureSet
 from postval_assets.core.folds import (
     BACKTEST,
@@ -316,10 +317,13 @@ class _Stage:
     def _compute(
         self, job: _Job, work: Sequence[tuple[PlanBlocks, Sequence[FoldInputs]]]
     ) -> list[list[FoldEvaluation]]:
-        """Evaluate blocks together; where that is refused, each plan alone, and then each block alone."""
+        """Evaluate blocks together; where that is refused for the bars, each plan alone, then each block alone."""
         rules, device = self.platform.settings.execution_rules, self.platform.device()
         try:
             return evaluate(job.model, job.bars, work, rules, device)
+        except PromiseBroken as error:
+            # It lies in the set, not in a block: that some block does not show it makes that one no better.
+            return [[_refused(inputs, str(error)) for inputs in blocks] for _, blocks in work]
         except Rejected as error:
             if sum(len(blocks) for _, blocks in work) == 1:
                 reason = str(error)

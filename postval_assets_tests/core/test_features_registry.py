@@ -18,7 +18,6 @@ from postval_assets.core.features.registry import (
     FeatureSet,
     compute_features,
     load_feature_sets,
-    overreaching_features,
     registered_feature_sets,
 )
 from postval_assets.core.instruments import AssetClass, Timeframe
@@ -162,17 +161,14 @@ def test_prices_must_be_above_zero(price: float) -> None:
         compute_features(small_set(), some_bars(low=low))
 
 
-def test_features_that_see_the_future_or_too_much_past_are_found() -> None:
-    def leaky(frame: pd.DataFrame) -> np.ndarray:
-        close = frame["close"].to_numpy()
-        return np.column_stack([close / close.max(), np.arange(float(len(close))), close])
+def test_values_that_wait_for_later_bars_are_told_as_such() -> None:
+    def waiting(frame: pd.DataFrame) -> np.ndarray:
+        return np.column_stack([frame["close"], frame["close"].shift(-2)])
 
-    leaky_set = FeatureSet("leaky", "1", ("share_of_best", "age", "honest"), (), 2, leaky)
-    assert overreaching_features(leaky_set, some_bars(), 6) == ("share_of_best", "age")
-    assert overreaching_features(small_set(), some_bars(), 6) == ()
-    for row in (0, N_BARS):
-        with pytest.raises(Rejected, match=r"expected a row of 1 \.\. 11"):
-            overreaching_features(leaky_set, some_bars(), row)
+    with pytest.raises(
+        Rejected, match=r"small .* log_volume is nan .* \(bar 10\).* does it wait for later bars\?"
+    ):
+        compute_features(small_set(waiting), some_bars())
 
 
 # --- plug-ins: real distributions' metadata on the import path

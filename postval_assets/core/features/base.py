@@ -13,13 +13,27 @@ _BASE = FeatureFamily.BASE
 
 SPECS: tuple[FeatureSpec, ...] = (
     FeatureSpec("log_return", _BASE, "ln(C / C[1])", 2, -1.0, 1.0),
-    FeatureSpec("open_gap", _BASE, "ln(O / C[1])", 2, -1.0, 1.0),
+    FeatureSpec(
+        "open_gap",
+        _BASE,
+        "ln(O / C[1])",
+        2,
+        -1.0,
+        1.0,
+        note="always 0 where a source writes each open as the close before",
+    ),
     FeatureSpec("bar_body", _BASE, "ln(C / O)", 1, -1.0, 1.0),
     FeatureSpec("bar_range", _BASE, "ln(H / L)", 1, 0.0, 1.0),
     FeatureSpec("upper_shadow", _BASE, "ln(H / max(O, C))", 1, 0.0, 1.0),
     FeatureSpec("lower_shadow", _BASE, "ln(min(O, C) / L)", 1, 0.0, 1.0),
     FeatureSpec(
-        "relative_volume_20", _BASE, "ln(1 + V / mean_20(V)) - ln 2; 0 where mean_20(V) = 0", 20, -0.7, 2.4
+        "relative_volume_20",
+        _BASE,
+        "ln(1 + V / mean_20(V)) - ln 2; 0 where mean_20(V) = 0",
+        20,
+        -0.7,
+        2.4,
+        note="a bar without volume among others with some has the lowest value there is, -ln 2",
     ),
 )
 

@@ -58,7 +58,15 @@ SPECS: tuple[FeatureSpec, ...] = (
         -1.0,
         1.0,
     ),
-    FeatureSpec("volume_balance_20", _EXTENDED, "sum_20(sign(C - C[1]) * V) / sum_20(V)", 21, -1.0, 1.0),
+    FeatureSpec(
+        "volume_balance_20",
+        _EXTENDED,
+        "sum_20(sign(C - C[1]) * V) / sum_20(V)",
+        21,
+        -1.0,
+        1.0,
+        note="only the direction counts: a gap matters where it turns a falling bar into a rising one",
+    ),
     FeatureSpec(
         "chaikin_money_flow_20", _EXTENDED, "sum_20((2 C - H - L) / (H - L) * V) / sum_20(V)", 20, -1.0, 1.0
     ),
@@ -71,9 +79,18 @@ SPECS: tuple[FeatureSpec, ...] = (
         26,
         -1.0,
         1.0,
+        note="only the places of the extremes count: after a gap upwards the high is young, the low grows old",
     ),
     FeatureSpec("keltner_position_20", _EXTENDED, "(C - ema_20(C)) / (2 * wilder_10(TR))", 80, -5.0, 5.0),
-    FeatureSpec("parkinson_volatility_20", _EXTENDED, "sqrt(mean_20(ln(H / L)^2) / (4 ln 2))", 20, 0.0, 1.0),
+    FeatureSpec(
+        "parkinson_volatility_20",
+        _EXTENDED,
+        "sqrt(mean_20(ln(H / L)^2) / (4 ln 2))",
+        20,
+        0.0,
+        1.0,
+        note="sees ranges within bars only: what happens overnight is none of it",
+    ),
     FeatureSpec(
         "choppiness_14",
         _EXTENDED,
@@ -81,6 +98,7 @@ SPECS: tuple[FeatureSpec, ...] = (
         15,
         0.0,
         1.0,
+        note="a gap is part of the range and of the sum, so it reads as a straight trend",
     ),
 )
 

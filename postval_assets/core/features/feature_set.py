@@ -1,7 +1,8 @@
 """A feature set: named features of the bars, computed by a function that this project or a plug-in brings.
 
-Here: the container, running it and checking what it returns. Not here: which sets there are and which one a
-checkpoint means (registry.py), the formulas of the reference sets (reference.py and the family modules).
+Here: the container, running it and checking what it returns. Not here: whether it sees only what it may
+(causality.py), which sets there are and which one a checkpoint means (registry.py), the formulas of the
+reference sets (reference.py and the family modules).
 """
 
 from __future__ import annotations
@@ -94,57 +95,57 @@ def compute_features(feature_set: FeatureSet, bars: Bars) -> npt.NDArray[np.floa
         Rejected: a price that is not above 0 and finite, or a set that raises, returns another shape or kind
             of value, or is not finite in a row that counts; names the set, the feature and the bar.
     """
-    shape = (len(bars), len(feature_set.market_features))
+    features = np.full((len(bars), len(feature_set.market_features)), np.nan, dtype=np.float32)
     first = feature_set.look_back - 1
-    features = np.full(shape, np.nan, dtype=np.float32)
     if len(bars) <= first:
         return features
-    _require_prices(bars)
-    where = f"feature set {feature_set.name} on bars of {bars.symbol} ({bars.timeframe})"
-    try:
-        values = np.asarray(feature_set.compute(bars.frame()))
-    except Exception as error:
-        raise Rejected(f"{where}: it failed with {type(error).__name__}: {error}") from error
-    if values.shape != shape or values.dtype.kind not in "fiu":
-        raise Rejected(
-            f"{where}: it returned {values.dtype} values of shape {list(values.shape)}; "
-            f"expected floating-point values of shape {list(shape)}, [bar, market feature]"
-        )
-    with np.errstate(over="ignore"):  # beyond float32 becomes infinite, and is told below
-        features[first:] = values[first:]
+    require_prices(bars)
+    features[first:] = raw_features(feature_set, bars)[first:]
     bad = np.argwhere(~np.isfinite(features[first:]))
     if len(bad):
         row, column = int(bad[0, 0]) + first, int(bad[0, 1])
+        # A value that waits for later bars is missing where there are none.
+        at_end = first < row and not np.isfinite(features[row:, column]).any()
         raise Rejected(
-            f"{where}: {feature_set.market_features[column]} is {features[row, column]} at {bars.ts[row]} "
-            f"(bar {row}); expected finite float32 values from bar {first} on, because its look-back is "
-            f"{feature_set.look_back} bars; {len(bad)} value(s) are not"
+            f"{_where(feature_set, bars)}: {feature_set.market_features[column]} is {features[row, column]} at "
+            f"{bars.ts[row]} (bar {row}); expected finite float32 values from bar {first} on, because its "
+            f"look-back is {feature_set.look_back} bars; {len(bad)} value(s) are not"
+            f"{', this one to the last bar on: does it wait for later bars?' if at_end else ''}"
         )
     return features
 
 
-def overreaching_features(feature_set: FeatureSet, bars: Bars, row: int) -> tuple[str, ...]:
-    """The market features whose value at ``row`` changes when only the set's look-back of bars is given.
+def raw_features(
+    feature_set: FeatureSet, bars: Bars, frame: pd.DataFrame | None = None
+) -> npt.NDArray[np.float32]:
+    """What the set itself returns for bars, finite or not, as float32, [bar, market feature].
 
-    Those see the future (bars after the row) or more of the past than they say, so that a result would depend
-    on where the history starts. Differences below 1e-4 relative or 1e-6 are taken for rounding.
+    Args:
+        feature_set: asked for its values.
+        bars: given to it.
+        frame: the same bars as a frame, for a caller that wants to see what the set did to it.
 
     Raises:
-        Rejected: there are not ``look_back`` bars up to the row, or the set does not compute.
+        Rejected: a set that raises, or returns another shape or kind of value.
     """
-    first = row - feature_set.look_back + 1
-    if first < 0 or row >= len(bars):
+    shape = (len(bars), len(feature_set.market_features))
+    try:
+        values = np.asarray(feature_set.compute(bars.frame() if frame is None else frame))
+    except Exception as error:
         raise Rejected(
-            f"feature set {feature_set.name}: bar {row} of {len(bars)} has not the {feature_set.look_back} "
-            f"bars of its look-back; expected a row of {feature_set.look_back - 1} .. {len(bars) - 1}"
+            f"{_where(feature_set, bars)}: it failed with {type(error).__name__}: {error}"
+        ) from error
+    if values.shape != shape or values.dtype.kind not in "fiu":
+        raise Rejected(
+            f"{_where(feature_set, bars)}: it returned {values.dtype} values of shape {list(values.shape)}; "
+            f"expected floating-point values of shape {list(shape)}, [bar, market feature]"
         )
-    whole = compute_features(feature_set, bars)[row]
-    alone = compute_features(feature_set, bars.slice(first, row + 1))[-1]
-    close = np.isclose(whole, alone, rtol=1e-4, atol=1e-6)
-    return tuple(name for name, same in zip(feature_set.market_features, close, strict=True) if not same)
+    with np.errstate(over="ignore"):  # beyond float32 becomes infinite, and is told where it counts
+        return values.astype(np.float32)
 
 
-def _require_prices(bars: Bars) -> None:
+def require_prices(bars: Bars) -> None:
+    """Raises Rejected where a price is not finite and above 0, naming the first one."""
     for name in PRICE_COLUMNS:
         price = getattr(bars, name)
         bad = np.flatnonzero(~((price > 0.0) & (price < np.inf)))
@@ -153,3 +154,7 @@ def _require_prices(bars: Bars) -> None:
                 f"bars of {bars.symbol} ({bars.timeframe}): {name} is {price[bad[0]]} at {bars.ts[bad[0]]}; "
                 f"features need finite prices above 0, and {len(bad)} of {len(bars)} bars have another"
             )
+
+
+def _where(feature_set: FeatureSet, bars: Bars) -> str:
+    return f"feature set {feature_set.name} on bars of {bars.symbol} ({bars.timeframe})"

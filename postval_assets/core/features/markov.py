@@ -36,13 +36,22 @@ _LOOK_BACK = FILTER_BARS + STANDARDISING_BARS
 _MARKOV = FeatureFamily.MARKOV
 
 
-def _spec(name: str, formula: str, minimum: float, maximum: float, *, more_bars: int = 0) -> FeatureSpec:
-    return FeatureSpec(f"regime_{name}", _MARKOV, formula, _LOOK_BACK + more_bars, minimum, maximum)
+def _spec(
+    name: str, formula: str, minimum: float, maximum: float, *, more_bars: int = 0, note: str = ""
+) -> FeatureSpec:
+    return FeatureSpec(f"regime_{name}", _MARKOV, formula, _LOOK_BACK + more_bars, minimum, maximum, note)
 
 
 SPECS: tuple[FeatureSpec, ...] = (
     _spec("down_prob", "p_down", 0.0, 1.0),
-    _spec("quiet_prob", "p_quiet", 0.0, 1.0),
+    _spec(
+        "quiet_prob",
+        "p_quiet",
+        0.0,
+        1.0,
+        note="of all regime features: a gap is one observation, of 5 standard deviations at most, and makes the 49 "
+        "returns after it look small; in a flat market every observation is 0, which speaks for the quiet regime",
+    ),
     _spec("up_prob", "p_up", 0.0, 1.0),
     _spec("down_change_5", "p_down - p_down[5]", -1.0, 1.0, more_bars=CHANGE_BARS),
     _spec("quiet_change_5", "p_quiet - p_quiet[5]", -1.0, 1.0, more_bars=CHANGE_BARS),

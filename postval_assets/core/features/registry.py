@@ -12,7 +12,7 @@ from enum import StrEnum
 from importlib.metadata import EntryPoint, entry_points
 
 from postval_assets.core.failures import Rejected
-from postval_assets.core.features.feature_set import FeatureSet, compute_features, overreaching_features
+from postval_assets.core.features.feature_set import FeatureSet, compute_features
 from postval_assets.core.features.reference import REFERENCE_SETS
 
 __all__ = [
@@ -23,7 +23,6 @@ __all__ = [
     "LoadedFeatureSets",
     "compute_features",
     "load_feature_sets",
-    "overreaching_features",
     "registered_feature_sets",
     "resolve_feature_set",
 ]

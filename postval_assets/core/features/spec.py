@@ -53,6 +53,7 @@ class FeatureSpec:
         formula: in the notation of this module.
         look_back: number of bars, the current one included, that the value is a function of.
         minimum, maximum: the range that values are clipped to.
+        note: at borders and in dull markets, what neither the formula nor a measured value says.
     """
 
     name: str
@@ -61,6 +62,7 @@ class FeatureSpec:
     look_back: int
     minimum: float
     maximum: float
+    note: str = ""
 
 
 @dataclass(frozen=True, eq=False)

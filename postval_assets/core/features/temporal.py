@@ -12,14 +12,28 @@ _MINUTES_PER_DAY = 1440
 _EPOCH_WEEKDAY = 3  # 1970-01-01 was a Thursday; Monday is 0
 
 SPECS: tuple[FeatureSpec, ...] = (
-    FeatureSpec("time_of_day_sin", _TEMPORAL, "sin(2 pi * minute of the UTC day / 1440)", 1, -1.0, 1.0),
+    FeatureSpec(
+        "time_of_day_sin",
+        _TEMPORAL,
+        "sin(2 pi * minute of the UTC day / 1440)",
+        1,
+        -1.0,
+        1.0,
+        note="in UTC, so a session in New York is an hour earlier in summer; so is time_of_day_cos",
+    ),
     FeatureSpec("time_of_day_cos", _TEMPORAL, "cos(2 pi * minute of the UTC day / 1440)", 1, -1.0, 1.0),
     FeatureSpec("weekday_sin", _TEMPORAL, "sin(2 pi * weekday / 7), Monday = 0, in UTC", 1, -1.0, 1.0),
     FeatureSpec("weekday_cos", _TEMPORAL, "cos(2 pi * weekday / 7), Monday = 0, in UTC", 1, -1.0, 1.0),
     FeatureSpec("season_sin", _TEMPORAL, "sin(2 pi * day of the year / 365.25), 1 January = 0", 1, -1.0, 1.0),
     FeatureSpec("season_cos", _TEMPORAL, "cos(2 pi * day of the year / 365.25), 1 January = 0", 1, -1.0, 1.0),
     FeatureSpec(
-        "bar_gap", _TEMPORAL, "ln(1 + hours from the open of the bar before to this one)", 2, 0.0, 6.0
+        "bar_gap",
+        _TEMPORAL,
+        "ln(1 + hours from the open of the bar before to this one)",
+        2,
+        0.0,
+        6.0,
+        note="also high after bars that a source leaves out because nothing was traded",
     ),
 )
 
