@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import csv
 import json
-import logging
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import click
 
+from postval_assets.cli_train import train
+from postval_assets.cli_words import examples, instant_of, log_to_terminal, names_in, settings_of
 from postval_assets.core.failures import PostvalError, Rejected
 from postval_assets.core.folds import plan_named
-from postval_assets.settings import Settings, load_settings
 
 CLASSIFICATIONS = ("APPROVED", "REVIEW", "DROP", "INVALID")
 DECISIONS = ("LIVE", "PAPER", "RETRAIN", "DROP")
@@ -33,14 +33,10 @@ class _Main(click.Group):
             raise click.ClickException(str(error)) from error
 
 
-def _examples(*lines: str) -> str:
-    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
-
-
 @click.group(
     cls=_Main,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-    epilog=_examples(
+    epilog=examples(
         "postval demo                                    the whole job on the bundled sample",
         "postval up                                      web UI, daemon and sensors",
         "postval ingest Alpaca_trading_trained_20250301_180000.zip",
@@ -58,68 +54,38 @@ def main(ctx: click.Context, data_dir: Path | None, bars_source: str | None) -> 
     ctx.obj = {"data_dir": data_dir, "bars_source": bars_source}
 
 
-def _settings(ctx: click.Context, **overrides: object) -> Settings:
-    return load_settings(**ctx.obj, **overrides)
-
-
-def _log_to_terminal() -> None:
-    """Progress of our own stages on stderr; results stay alone on stdout."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
-    logger = logging.getLogger("postval")
-    logger.setLevel(logging.INFO)
-    logger.addHandler(handler)
-    logger.propagate = False
-
-
-def _names(text: str | None, known: Sequence[str] | None = None) -> tuple[str, ...] | None:
-    if text is None:
-        return None
-    names = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
-    unknown = [n for n in names if known is not None and n not in known]
-    if not names or unknown:
-        expected = ", ".join(known) if known else "names separated by commas"
-        raise Rejected(f"{text!a} is not understood: expected {expected}")
-    return names
-
-
-def _instant(text: str | None) -> datetime | None:
-    from postval_assets.defs.resources import parse_instant
-
-    if text is None:
-        return None
-    return datetime.now(UTC) if text == "now" else parse_instant(text)
+main.add_command(train)
 
 
 @main.command(
-    epilog=_examples("postval demo", "postval --data-dir data/demo up      then browse what it left")
+    epilog=examples("postval demo", "postval --data-dir data/demo up      then browse what it left")
 )
 @click.pass_context
 def demo(ctx: click.Context) -> None:
     """The whole job on the bundled sample, in a directory of its own, through the real daemon and sensor."""
-    _log_to_terminal()
+    log_to_terminal()
     from postval_assets.commands.demo import run_demo
 
-    done = run_demo(_settings(ctx))
+    done = run_demo(settings_of(ctx))
     click.echo(done.text)
     name = "postval" if shutil.which("postval") else sys.argv[0]
     click.echo(f"\nEverything is stopped. Browse it:  {name} --data-dir {done.data_dir} up")
     click.echo(f'Query it:   {name} --data-dir {done.data_dir} sql "SELECT * FROM latest_decisions"')
 
 
-@main.command(epilog=_examples("postval up", "postval --bars parquet:D:/bars up --port 3001"))
+@main.command(epilog=examples("postval up", "postval --bars parquet:D:/bars up --port 3001"))
 @click.option("--port", type=int, help="Port of the web UI on 127.0.0.1 (default 3000; POSTVAL_PORT).")
 @click.pass_context
 def up(ctx: click.Context, port: int | None) -> None:
     """Web UI, daemon and sensors on this machine, until Ctrl-C."""
-    _log_to_terminal()
+    log_to_terminal()
     from postval_assets.commands.home import prepare_home, write_dotenv
     from postval_assets.commands.occupancy import occupied
     from postval_assets.commands.runs import tell_bars
     from postval_assets.commands.servers import dev_command, require_free_port, running
     from postval_assets.pipeline.platform import open_platform
 
-    settings = _settings(ctx, port=port)
+    settings = settings_of(ctx, port=port)
     require_free_port(settings.port)
     tell_bars(open_platform(settings))
     prepare_home(settings)
@@ -137,13 +103,13 @@ def up(ctx: click.Context, port: int | None) -> None:
         raise Rejected(f"dagster dev ended with code {code}; its messages are above")
 
 
-@main.command(epilog=_examples("postval home", "dagster dev      then keeps its history in data/dagster"))
+@main.command(epilog=examples("postval home", "dagster dev      then keeps its history in data/dagster"))
 @click.pass_context
 def home(ctx: click.Context) -> None:
     """Prepares the data directory, and tells a plain `dagster dev` in this folder where it is (.env)."""
     from postval_assets.commands.home import prepare_home, write_dotenv
 
-    settings = _settings(ctx)
+    settings = settings_of(ctx)
     prepare_home(settings)
     click.echo(str(settings.data_dir))
     written = write_dotenv(settings, Path.cwd())
@@ -151,7 +117,7 @@ def home(ctx: click.Context) -> None:
         click.echo(str(written))
 
 
-@main.command(epilog=_examples("postval ingest Alpaca_trading_trained_20250301_180000.zip"))
+@main.command(epilog=examples("postval ingest Alpaca_trading_trained_20250301_180000.zip"))
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.pass_context
 def ingest(ctx: click.Context, file: Path) -> None:
@@ -159,13 +125,13 @@ def ingest(ctx: click.Context, file: Path) -> None:
     from postval_assets.commands.home import prepare_home
     from postval_assets.io.inbox import deliver
 
-    settings = _settings(ctx)
+    settings = settings_of(ctx)
     prepare_home(settings)
     click.echo(f"{deliver(file, settings.inbox)}")
 
 
 @main.command(
-    epilog=_examples(
+    epilog=examples(
         "postval validate Alpaca_trading_trained_20250301_180000.zip",
         "postval --bars parquet:D:/bars validate archive.zip --symbols UNIUSD,AAPL --plan 180d,365d",
         "postval validate archive.zip --as-of 2025-03-01T00:00:00Z",
@@ -180,12 +146,12 @@ def validate(
     ctx: click.Context, file: Path, symbols: str | None, plan: str | None, as_of: str | None
 ) -> None:
     """One archive to its decisions, by the same assets in this process; exit 0 when every model has one."""
-    _log_to_terminal()
-    settings = _settings(ctx)
-    plans = _names(plan) or settings.plans
+    log_to_terminal()
+    settings = settings_of(ctx)
+    plans = names_in(plan) or settings.plans
     for name in plans:
         plan_named(name)
-    wanted, instant = _names(symbols), _instant(as_of)
+    wanted, instant = names_in(symbols), instant_of(as_of)
     from postval_assets.commands.runs import validate as run_validate
     from postval_assets.commands.show import results_text
     from postval_assets.pipeline.platform import open_platform
@@ -200,7 +166,7 @@ def validate(
 
 
 @main.command(
-    epilog=_examples(
+    epilog=examples(
         "postval backtest --model UNIUSD_1Hour.pt --days 180 --capital 100000 --walk-forward 5",
         "postval --bars parquet:D:/bars backtest --model AAPL_1Hour.pt --days 30",
     )
@@ -224,20 +190,20 @@ def backtest(
     as_of: str | None,
 ) -> None:
     """One model file over recent bars; nothing is stored."""
-    settings = _settings(ctx, capital=capital)
+    settings = settings_of(ctx, capital=capital)
     from postval_assets.pipeline.platform import open_platform
     from postval_assets.pipeline.single_model import backtest_model
     from postval_assets.report.text import fold_analysis
 
     platform = open_platform(settings)
-    done = backtest_model(platform, model, days=days, n_folds=n_folds, symbol=symbol, as_of=_instant(as_of))
+    done = backtest_model(platform, model, days=days, n_folds=n_folds, symbol=symbol, as_of=instant_of(as_of))
     for note in done.notes:
         click.echo(f"note: {note}", err=True)
     click.echo(fold_analysis(done.summary, done.folds))
 
 
 @main.command(
-    epilog=_examples(
+    epilog=examples(
         "postval backfill --symbols UNIUSD,AAPL --plan 365d",
         "postval backfill --symbols BTCUSD --plan 180d --archive 20250301_180000",
         "postval backfill --symbols BTCUSD --plan 180d --as-of now      again, on newer bars",
@@ -250,8 +216,8 @@ def backtest(
 @click.pass_context
 def backfill(ctx: click.Context, symbols: str, plan: str, archive_id: str | None, as_of: str | None) -> None:
     """Folds for new symbols or a longer plan, and the summaries and decisions that follow."""
-    _log_to_terminal()
-    plans = _names(plan) or ()
+    log_to_terminal()
+    plans = names_in(plan) or ()
     for name in plans:
         plan_named(name)
     from postval_assets.commands.runs import backfill as run_backfill
@@ -259,10 +225,10 @@ def backfill(ctx: click.Context, symbols: str, plan: str, archive_id: str | None
     from postval_assets.pipeline.platform import open_platform
     from postval_assets.pipeline.reading import missing_plans
 
-    platform = open_platform(_settings(ctx))
-    instant = _instant(as_of)
+    platform = open_platform(settings_of(ctx))
+    instant = instant_of(as_of)
     archives = run_backfill(
-        platform, symbols=_names(symbols) or (), plans=plans, archive_id=archive_id, as_of=instant
+        platform, symbols=names_in(symbols) or (), plans=plans, archive_id=archive_id, as_of=instant
     )
     for one in sorted(set(archives.values())):
         click.echo(results_text(platform, one, [s for s, a in archives.items() if a == one], instant))
@@ -272,7 +238,7 @@ def backfill(ctx: click.Context, symbols: str, plan: str, archive_id: str | None
 
 
 @main.command(
-    epilog=_examples(
+    epilog=examples(
         "postval stage --to D:/bot --decision LIVE,PAPER",
         "postval stage --to staged --archive 20250301_180000 --classification APPROVED,REVIEW",
     )
@@ -293,7 +259,7 @@ def stage(
     from postval_assets.pipeline.platform import open_platform
     from postval_assets.pipeline.staging import newest_complete_archive, stage_models
 
-    platform = open_platform(_settings(ctx))
+    platform = open_platform(settings_of(ctx))
     chosen = archive_id or newest_complete_archive(platform)
     if chosen is None:
         raise Rejected("no archive is decided yet: postval ingest FILE.zip, and let postval up run")
@@ -301,8 +267,8 @@ def stage(
         platform,
         chosen,
         target,
-        classifications=_names(classification, CLASSIFICATIONS) or (),
-        decisions=_names(decision, DECISIONS) or (),
+        classifications=names_in(classification, CLASSIFICATIONS) or (),
+        decisions=names_in(decision, DECISIONS) or (),
     )
     for name in staged.files:
         click.echo(str(target / name))
@@ -310,7 +276,7 @@ def stage(
 
 
 @main.command(
-    epilog=_examples(
+    epilog=examples(
         'postval sql "SELECT * FROM latest_decisions"',
         'postval sql "SELECT symbol, plan, sharpe_mean FROM leaderboard LIMIT 10" --format csv',
     )
@@ -325,7 +291,7 @@ def sql(ctx: click.Context, query: str, style: str) -> None:
     from postval_assets.io.warehouse import query_replica
     from postval_assets.pipeline.platform import open_platform
 
-    platform = open_platform(_settings(ctx))
+    platform = open_platform(settings_of(ctx))
     names, rows = query_replica(platform.replica, query)
     _PRINTERS[style](names, rows)
 
@@ -367,14 +333,51 @@ _PRINTERS: dict[str, Callable[[Sequence[str], Sequence[Sequence[object]]], None]
 }
 
 
-@main.command(epilog=_examples("postval doctor", "postval --data-dir D:/postval doctor"))
+@main.group(epilog=examples("postval features list", "postval features check acme-59"))
+def features() -> None:
+    """Feature sets: which are registered, and whether one sees only what it may."""
+
+
+@features.command("list", epilog=examples("postval features list"))
+def features_list() -> None:
+    """The feature sets of the reference and of installed plug-ins; a broken plug-in with its reason."""
+    from postval_assets.commands.features import feature_sets_text
+
+    click.echo(feature_sets_text())
+
+
+@features.command(
+    "check",
+    epilog=examples(
+        "postval features check acme-59",
+        "postval --bars parquet:D:/bars features check acme-59 --symbol UNIUSD --timeframe 1Hour --verbose",
+    ),
+)
+@click.argument("name")
+@click.option("--symbol", help="Whose bars (default: the first few of the source).")
+@click.option("--timeframe", default="1Hour", show_default=True, help="Of the bars.")
+@click.option("--verbose", is_flag=True, help="Also the smallest and largest value of each feature.")
+@click.pass_context
+def features_check(
+    ctx: click.Context, name: str, symbol: str | None, timeframe: str, *, verbose: bool
+) -> None:
+    """Runs a feature set on bars: shape, finite values, no look-ahead, cost; exit 1 where it is refused."""
+    from postval_assets.commands.features import check_feature_set
+    from postval_assets.pipeline.platform import open_platform
+
+    check = check_feature_set(open_platform(settings_of(ctx)), name, symbol, timeframe)
+    click.echo(check.text(verbose=verbose))
+    check.require_clean()
+
+
+@main.command(epilog=examples("postval doctor", "postval --data-dir D:/postval doctor"))
 @click.pass_context
 def doctor(ctx: click.Context) -> None:
     """What is configured, reachable, stale, locked or large, each with its mend; exit 1 where something is wrong."""
     from postval_assets.commands.doctor import Severity, examine
     from postval_assets.report.text import table
 
-    findings = examine(_settings(ctx))
+    findings = examine(settings_of(ctx))
     click.echo(
         table(("", "what", "found", "mend"), [(f.severity, f.what, f.found, f.mend or "") for f in findings])
     )

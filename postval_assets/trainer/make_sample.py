@@ -1,4 +1,4 @@
-"""Makes the bundled sample: simulated bars and one training archive of networks fitted on their first part.
+"""Makes the bundled sample: simulated bars and one training archive of networks trained on their first part.
 
     python -m postval_assets.trainer.make_sample --out data/sample
 
@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from postval_assets.core.bars import PRICE_COLUMNS, Bars
+from postval_assets.core.costs import ExecutionRules
 from postval_assets.core.instruments import Timeframe
 from postval_assets.core.resampling import resample
 from postval_assets.trainer.archive_writer import (
@@ -27,10 +28,34 @@ from postval_assets.trainer.archive_writer import (
     archive_file_name,
     write_archive,
 )
-from postval_assets.trainer.fitted_policy import REWARD_SCALE, UPDATES_PER_VALIDATION, FitPlan, fit_policy
-from postval_assets.trainer.simulated_market import SAMPLE_SYMBOLS, SymbolSpec, simulate_bars, symbol_rng
+from postval_assets.trainer.config import PPOConfig
+from postval_assets.trainer.planted_edge import PlantedEdge
+from postval_assets.trainer.simulated_market import (
+    SAMPLE_SYMBOLS,
+    SymbolSpec,
+    simulate_market,
+    symbol_rng,
+)
+from postval_assets.trainer.training import train_model
 
 _HOUR, _HOUR_4 = Timeframe.HOUR_1, Timeframe.HOUR_4
+
+
+@dataclass(frozen=True)
+class SampleModel:
+    """One network of the sample.
+
+    Attributes:
+        symbol: whose bars.
+        timeframe: of the bars it acts on.
+        config: of its training; the seed is the plan's.
+        names_feature_set: whether the checkpoint says which feature set it was trained with.
+    """
+
+    symbol: str
+    timeframe: Timeframe
+    config: PPOConfig
+    names_feature_set: bool = True
 
 
 @dataclass(frozen=True)
@@ -43,6 +68,7 @@ class SamplePlan:
         training_cut: bars that close by then are the training part, UTC.
         trained_at: when the networks are said to have been finished, UTC.
         symbols: whose bars are simulated.
+        edges: planted, by symbol; the others have none.
         models: the networks, each of one of the symbols.
     """
 
@@ -52,33 +78,44 @@ class SamplePlan:
     training_cut: datetime
     trained_at: datetime
     symbols: tuple[SymbolSpec, ...]
-    models: tuple[FitPlan, ...]
+    edges: Mapping[str, PlantedEdge]
+    models: tuple[SampleModel, ...]
 
 
-# The cut leaves more than the last 365 days to the walk-forward plans. All networks get the same number of
-# updates: the ones with the most bars learn the least of them by heart, and claim the least.
+# Small networks keep the archive small; a bar of 4 hours has a quarter of the bars to learn from.
+_SMALL = PPOConfig(hidden_dims=(8, 8))
+
+# The cut leaves more than the last 365 days to the walk-forward plans.
 SAMPLE_PLAN = SamplePlan(
     seed=20250630,
-    first_day=date(2024, 1, 1),
+    first_day=date(2022, 1, 1),
     last_day=date(2025, 6, 30),
     training_cut=datetime(2024, 6, 29, tzinfo=UTC),
     trained_at=datetime(2024, 6, 29, 6, 0, 0, tzinfo=UTC),
     symbols=SAMPLE_SYMBOLS,
+    edges={"ETHUSD": PlantedEdge(annual_sharpe=8.0), "NVDA": PlantedEdge(annual_sharpe=8.0)},
     models=(
-        FitPlan("BTCUSD", _HOUR, "2.7.0"),
-        FitPlan("BTCUSD", _HOUR_4, "2.7.0"),
-        FitPlan("ETHUSD", _HOUR, "2.6.0"),
-        FitPlan("UNIUSD", _HOUR, "2.7.0"),
-        FitPlan("AAPL", _HOUR, "2.7.0"),
-        FitPlan("MSFT", _HOUR, "2.6.0", names_feature_set=False),
-        FitPlan("NVDA", _HOUR, "2.3.0", layer_norm=True),
-        FitPlan("SPY", _HOUR, "2.7.0"),
+        SampleModel("BTCUSD", _HOUR, _SMALL),
+        SampleModel("BTCUSD", _HOUR_4, _SMALL),
+        SampleModel("ETHUSD", _HOUR, replace(_SMALL, model_version="2.6.0")),
+        SampleModel("UNIUSD", _HOUR, _SMALL),
+        SampleModel("AAPL", _HOUR, _SMALL),
+        SampleModel("MSFT", _HOUR, replace(_SMALL, model_version="2.6.0"), names_feature_set=False),
+        SampleModel("NVDA", _HOUR, replace(_SMALL, layer_norm=True)),
+        SampleModel("SPY", _HOUR, replace(_SMALL, model_version="2.3.0")),
     ),
 )
 
 
-def make_sample(out: Path, plan: SamplePlan = SAMPLE_PLAN) -> list[TrainedModel]:
+def make_sample(
+    out: Path, plan: SamplePlan = SAMPLE_PLAN, on_model: Callable[[TrainedModel], None] | None = None
+) -> list[TrainedModel]:
     """Write bars and archive below ``out``; equal plans give equal bytes on the same platform.
+
+    Args:
+        out: directory, made where it is missing.
+        plan: what to make.
+        on_model: told of each network when it is trained.
 
     Returns:
         The networks in the archive.
@@ -87,18 +124,29 @@ def make_sample(out: Path, plan: SamplePlan = SAMPLE_PLAN) -> list[TrainedModel]
     bars_dir.mkdir(parents=True, exist_ok=True)
     history: dict[str, Bars] = {}
     for spec in plan.symbols:
-        bars = simulate_bars(spec, plan.first_day, plan.last_day, symbol_rng(plan.seed, spec.symbol))
+        rng = symbol_rng(plan.seed, spec.symbol)
+        bars = simulate_market(spec, plan.first_day, plan.last_day, rng, plan.edges.get(spec.symbol)).bars
         history[spec.symbol] = bars
         write_bars(bars_dir / f"{bars.symbol}_{bars.timeframe}.parquet", bars)
 
-    models = [
-        fit_policy(fit, training_part(history, fit, plan.training_cut), plan.seed + number)
-        for number, fit in enumerate(plan.models)
-    ]
+    models: list[TrainedModel] = []
+    for number, planned in enumerate(plan.models):
+        model = train_model(
+            training_part(history[planned.symbol], planned.timeframe, plan.training_cut),
+            replace(planned.config, seed=plan.seed + number),
+            rules=ExecutionRules(),
+            feature_sets={},
+        )
+        if not planned.names_feature_set:
+            model = replace(model, feature_set=None, feature_names=None)
+        if on_model is not None:
+            on_model(model)
+        models.append(model)
+    config = plan.models[0].config
     summary = TrainingSummary(
         trained_at=plan.trained_at,
-        reward_scale=REWARD_SCALE,
-        validation_interval=UPDATES_PER_VALIDATION,
+        reward_scale=config.reward_scale,
+        validation_interval=config.validation_interval,
         seed=plan.seed,
         n_trials=len(models),
     )
@@ -106,11 +154,13 @@ def make_sample(out: Path, plan: SamplePlan = SAMPLE_PLAN) -> list[TrainedModel]
     return models
 
 
-def training_part(history: Mapping[str, Bars], fit: FitPlan, cut: datetime) -> Bars:
-    """The bars of the fit's symbol and timeframe that close by the cut."""
-    bars = resample(history[fit.symbol], fit.timeframe).bars
-    closes = bars.ts + fit.timeframe.delta
-    return bars.slice(0, int(np.searchsorted(closes, np.datetime64(cut.replace(tzinfo=None)), side="right")))
+def training_part(bars: Bars, timeframe: Timeframe, cut: datetime) -> Bars:
+    """The bars of the timeframe that close by the cut."""
+    longer = resample(bars, timeframe).bars
+    closes = longer.ts + timeframe.delta
+    return longer.slice(
+        0, int(np.searchsorted(closes, np.datetime64(cut.replace(tzinfo=None)), side="right"))
+    )
 
 
 def write_bars(path: Path, bars: Bars) -> None:
@@ -130,7 +180,8 @@ SAMPLE_README = """# Sample: simulated bars and a training archive
 
 Everything here is simulated. None of it is market data, and the networks are worth nothing on any real
 market: the symbols' names only say which kind of market each series imitates. Prices are drawn by
-`postval_assets/trainer/simulated_market.py`, networks fitted by `postval_assets/trainer/fitted_policy.py`.
+`postval_assets/trainer/simulated_market.py` (docs/simulated-market.md), networks trained by
+`postval_assets/trainer` (docs/trainer.md).
 
 To make it again (the same bytes on the same platform and package versions):
 
@@ -138,7 +189,7 @@ To make it again (the same bytes on the same platform and package versions):
 
 ## bars/
 
-`SYMBOL_1Hour.parquet`, 2024-01-01 to 2025-06-30: symbol, ts (bar open, UTC), open, high, low, close, volume.
+`SYMBOL_1Hour.parquet`, 2022-01-01 to 2025-06-30: symbol, ts (bar open, UTC), open, high, low, close, volume.
 
 | symbols | bars |
 |---|---|
@@ -147,24 +198,18 @@ To make it again (the same bytes on the same platform and package versions):
 | AAPL, MSFT, NVDA | regular session of US stocks: 7 a day from 09:30 New York, 4 on half days |
 | SPY | clock hours from 08:00 to 18:00 New York; a thin one outside the session is missing here and there |
 
+What is true of them: ETHUSD and NVDA have a planted edge, which earns the policy that knows it an annual Sharpe
+ratio of 8 after costs. The others have none: their prices are martingales, and nobody can earn anything on them but
+by luck.
+
 ## Alpaca_trading_trained_20240629_060000.zip
 
-Eight networks of 6 x 6 units, fitted by supervised learning on the bars before 2024-06-29, so that the last
-365 days are out of sample. They learn which action the return of the next 4 bars, less costs, would have made
-right. MSFT's checkpoint does not name its feature set; NVDA's network has LayerNorm; BTCUSD has one for 1Hour
-and one for 4Hour.
+Eight networks of 8 x 8 units, trained by PPO on the bars before 2024-06-29, so that the last 365 days are out of
+sample. ETHUSD and MSFT have model version 2.6.0, SPY 2.3.0, the others 2.7.0. MSFT's checkpoint does not name its
+feature set; NVDA's network has LayerNorm; BTCUSD has one for 1Hour and one for 4Hour.
 
-The metrics in the training summary are computed, every 40 updates, on the same bars that the network is
-fitted on. The reward of a bar is the position that the network's last signal asked for (0.25 to 0.75; no
-short crypto) times the bar's return, less fee and slippage of what was traded:
-
-- `profit_factor`: sum of positive rewards / sum of negative rewards, at most 10
-- `consistency`: share of 20 equal sub-windows that gain
-- `max_drawdown`: largest fall of the summed rewards at 20 % of equity
-- `fitness_score`: (consistency + max(0, 1 - 1 / profit_factor)) / 2
-
-So they are in-sample claims, as a trainer's often are: thousands of weights learn a few thousand bars by
-heart. What a network is worth shows on the bars after its training, which is what postval is for.
+The metrics in the training summary are the trainer's claims, on the last fifth of its bars, which it holds back from
+learning: docs/trainer.md says how each is computed. No seed was chosen for its result.
 """
 
 
@@ -175,15 +220,18 @@ def main() -> None:
         "--out", type=Path, required=True, help="directory to write into, such as data/sample"
     )
     out: Path = parser.parse_args().out
-    models = make_sample(out)
+    make_sample(out, on_model=_tell)
     (out / "README.md").write_text(SAMPLE_README, encoding="utf-8", newline="\n")
-    for model in models:
-        claims = model.validations
-        sys.stdout.write(
-            f"{model.name:14} {model.model_version}  fitness {claims.fitness_score[-1]:.2f}  "
-            f"profit factor {claims.profit_factor[-1]:.2f}  consistency {claims.consistency[-1]:.2f}  "
-            f"max drawdown {claims.max_drawdown[-1]:.3f}\n"
-        )
+
+
+def _tell(model: TrainedModel) -> None:
+    claim = model.claims[-1]
+    sys.stdout.write(
+        f"{model.name:14} {model.model_version}  validations {len(model.claims)}  "
+        f"fitness {claim.fitness_score:.2f}  profit factor {claim.profit_factor:.2f}  "
+        f"consistency {claim.consistency:.2f}  max drawdown {claim.max_drawdown:.3f}\n"
+    )
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":
