@@ -175,7 +175,7 @@ def test_bars_before_an_impossible_price_are_left_out_and_told() -> None:
 
 
 def test_an_impossible_price_late_in_the_bars_is_refused() -> None:
-    with pytest.raises(Rejected, match="BTCUSD: 1 of 480 bars .* less than half of them"):
+    with pytest.raises(Rejected, match=r"BTCUSD: 1 of 480 bars .* less than half of them"):
         training_bars(Damaged(bad=(300,)), "BTCUSD", AssetClass.CRYPTO, ALL)
     # What is after the cut is not looked at.
     early = replace(ALL, until=FIRST + timedelta(hours=250))
