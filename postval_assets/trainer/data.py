@@ -16,6 +16,7 @@ from postval_assets.core.actions import action_sizes
 from postval_assets.core.bars import Bars
 from postval_assets.core.engine import Lane
 from postval_assets.core.failures import Rejected
+from postval_assets.core.features.causality import require_causal
 from postval_assets.core.features.feature_set import FeatureSet, compute_features
 from postval_assets.core.features.reference import REFERENCE_SETS
 from postval_assets.core.model_spec import VERSIONS
@@ -60,11 +61,13 @@ def prepare_data(bars: Bars, config: PPOConfig, feature_sets: Mapping[str, Featu
     """Compute features and divide the bars.
 
     Raises:
-        Rejected: unknown version or feature set, a set that does not fit the version, or too few bars.
+        Rejected: a feature set that is unknown, does not fit the version or looks ahead, a feature to leave out that
+            it does not have, or too few bars.
     """
     chosen = _feature_set(config, feature_sets)
     sizes = action_sizes(VERSIONS[config.model_version].n_actions)
     features = compute_features(chosen, bars)
+    require_causal(chosen, bars, features)
     first = chosen.look_back - 1 + config.window - 1
     n_usable = len(bars) - first
     n_held_back = round(config.held_back_frac * n_usable)
@@ -82,7 +85,7 @@ def prepare_data(bars: Bars, config: PPOConfig, feature_sets: Mapping[str, Featu
     kernels = temporal_kernels(config.window, config.kernel_spans)
     averaged = averaged_features(features, kernels)
     unknown = sorted(set(config.left_out) - set(chosen.market_features))
-    if unknown and chosen in REFERENCE_SETS:
+    if unknown and (chosen in REFERENCE_SETS or config.left_out != PPOConfig().left_out):
         raise Rejected(
             f"feature(s) {', '.join(unknown)} cannot be left out: {chosen.name} has none of that name"
         )

@@ -26,6 +26,7 @@ from postval_assets.core.model_spec import ACTIVATIONS
 Float = npt.NDArray[np.float64]
 Float32 = npt.NDArray[np.float32]
 
+_BLOCK_BARS = 4096  # averaged at once: bounds the memory that windows laid out side by side take
 _CONSTANT = 1e-7  # a feature that moves less than this over the training bars says nothing: it is left out
 _ACTIVATION_MODULES: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -85,9 +86,12 @@ def averaged_features(features: Float32, kernels: Float) -> Float:
     """
     window = kernels.shape[1]
     out = np.full((len(features), len(kernels), features.shape[1]), np.nan)
-    if len(features) >= window:
-        windows = np.lib.stride_tricks.sliding_window_view(features, window, axis=0)
-        out[window - 1 :] = np.einsum("nft,kt->nkf", windows, kernels, optimize=True)
+    for first in range(window - 1, len(features), _BLOCK_BARS):
+        stop = min(first + _BLOCK_BARS, len(features))
+        windows = np.lib.stride_tricks.sliding_window_view(
+            features[first - window + 1 : stop], window, axis=0
+        )
+        out[first:stop] = np.einsum("nft,kt->nkf", windows, kernels, optimize=True)
     return out
 
 

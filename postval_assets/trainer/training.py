@@ -21,6 +21,7 @@ import torch
 
 from postval_assets.core.bars import Bars
 from postval_assets.core.costs import ExecutionRules
+from postval_assets.core.failures import Rejected
 from postval_assets.core.features.feature_set import FeatureSet
 from postval_assets.core.model_spec import VERSIONS
 from postval_assets.core.policy import PolicyNetwork
@@ -83,7 +84,7 @@ def train_model(
         should_stop: asked before every update.
 
     Raises:
-        Rejected: as prepare_data.
+        Rejected: as prepare_data; or training diverged.
         TrainingStopped: where should_stop said so.
     """
     data = prepare_data(bars, config, feature_sets)
@@ -96,6 +97,7 @@ def train_model(
             if should_stop is not None and should_stop():
                 raise TrainingStopped
             report = learner.improve(update)
+            learner.require_finite(update)
             claim, is_best = None, False
             if update % config.validation_interval == 0:
                 model = learner.validated(update, claims)
@@ -172,6 +174,20 @@ class _Learner:
             max_gradient_norm=config.max_gradient_norm,
         )
         return update_network(self._network, self._optimizer, self._inputs, experience, settings, self._rng)
+
+    def require_finite(self, update: int) -> None:
+        """Refuse to go on with a network that no reader would take.
+
+        Raises:
+            Rejected: where a weight is NaN or infinite.
+        """
+        if not all(bool(torch.isfinite(parameter).all()) for parameter in self._network.parameters()):
+            data = self._data
+            raise Rejected(
+                f"{data.bars.symbol} ({data.bars.timeframe}): training diverged at update {update}, weights are no "
+                f"longer finite; expected a smaller learning_rate than {self._config.learning_rate:g}, or the default "
+                "settings"
+            )
 
     def validated(self, update: int, earlier: Sequence[Claim]) -> TrainedModel:
         """The network as it stands, with the earlier claims and its own."""

@@ -103,3 +103,50 @@ def test_a_batch_of_equal_advantages_teaches_the_policy_nothing() -> None:
     before = probabilities(network, inputs, experience)
     run(network, inputs, experience, SETTINGS, 3)
     assert probabilities(network, inputs, experience) == pytest.approx(before, abs=1e-4)
+
+
+def test_the_objective_is_clipped_on_the_side_that_would_be_rewarded() -> None:
+    """One step with ratios that are known: loss and gradient against the formula, term by term.
+
+    The policy ignores its inputs (all weights 0), so the bias of the actor's head decides, and its gradient is the sum
+    of d(loss)/d(ratio) * ratio * (onehot - p) over the decisions.
+    """
+    network, inputs, experience = make(6)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.zero_()
+    actions = np.array([0, 0, 0, 0, 1, 2])
+    ratios = np.array([0.5, 1.5, 0.5, 1.5, 1.1, 0.9])
+    advantages = np.array([2.0, 2.0, -2.0, -2.0, 1.0, -1.0])
+    experience = dataclasses.replace(
+        experience,
+        actions=actions,
+        log_probs=(np.log(1 / 3) - np.log(ratios)).astype(np.float32),
+        advantages=advantages.astype(np.float32),
+    )
+    gain = (advantages - advantages.mean()) / advantages.std()
+    objective = np.minimum(ratios * gain, np.clip(ratios, 0.8, 1.2) * gain)
+    # Clipped: a ratio that left the range in the direction in which its advantage pushes.
+    passes = np.array([True, False, False, True, True, True])
+    expected = np.zeros(3)
+    for ratio, g, action, counts in zip(ratios, gain, actions, passes, strict=True):
+        expected -= counts * g * ratio * (np.eye(3)[action] - 1 / 3) / 6
+
+    seen: list[np.ndarray] = []
+    network.actor_head.bias.register_hook(lambda gradient: seen.append(gradient.numpy().copy()))
+    [report] = run(network, inputs, experience, SETTINGS, 1)
+    assert report.policy_loss == pytest.approx(-objective.mean(), abs=1e-5)
+    assert seen[0] == pytest.approx(expected, abs=1e-5)
+    assert report.clipped_share == pytest.approx(4 / 6)
+
+
+def test_large_gradients_are_scaled_down() -> None:
+    network, inputs, experience = make()
+    settings = dataclasses.replace(SETTINGS, value_weight=1e6, max_gradient_norm=0.5)
+    optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
+    before = [parameter.detach().clone() for parameter in network.parameters()]
+    update_network(network, optimizer, inputs, experience, settings, np.random.default_rng(0))
+    moved = sum(
+        float((a.detach() - b).square().sum()) for a, b in zip(network.parameters(), before, strict=True)
+    )
+    assert np.sqrt(moved) == pytest.approx(0.5, rel=1e-3)

@@ -14,7 +14,13 @@ from postval_assets.core.features.feature_set import FeatureSet
 from postval_assets.core.features.reference import REFERENCE_53, REFERENCE_59
 from postval_assets.core.model_spec import VERSIONS
 from postval_assets.core.policy import PolicyNetwork
-from postval_assets.trainer.archive_writer import TrainedModel, write_checkpoint
+from postval_assets.trainer.archive_writer import (
+    Claim,
+    TrainedModel,
+    TrainingSummary,
+    summary_document,
+    write_checkpoint,
+)
 from postval_assets.trainer.claims import claim_of
 from postval_assets.trainer.config import PPOConfig
 from postval_assets.trainer.data import prepare_data
@@ -228,3 +234,69 @@ def test_cuda_trains_the_same_network_within_rounding() -> None:
     on_cuda = train_model(random_bars(0), config, rules=RULES, feature_sets={}, device="cuda")
     for name, tensor in on_cpu.policy_state_dict.items():
         assert on_cuda.policy_state_dict[name].numpy() == pytest.approx(tensor.numpy(), abs=1e-2)
+
+
+def test_a_set_that_looks_ahead_is_not_trained_on() -> None:
+    def leaking(frame):
+        values = REFERENCE_59.compute(frame)
+        close = frame["close"].to_numpy()
+        values[:-1, 0] = np.log(close[1:] / close[:-1])
+        return values
+
+    names = tuple(f"leak_{i}" for i in range(53))
+    leak = FeatureSet("leak-59", "1", names, REFERENCE_59.account_features, 139, leaking)
+    config = dataclasses.replace(SMALL, feature_set="leak-59", left_out=())
+    with pytest.raises(Rejected, match=r"feature set leak-59 .* leak_0 sees later bars"):
+        train_model(random_bars(0), config, rules=RULES, feature_sets={"leak-59": leak})
+
+
+def test_a_run_that_diverges_is_refused_with_its_update() -> None:
+    with pytest.raises(
+        Rejected, match=r"UNIUSD \(1Hour\): training diverged at update 1, .* learning_rate than 1e\+30"
+    ):
+        train(learning_rate=1e30)
+
+
+def test_the_learning_rate_falls_to_a_tenth_over_the_run() -> None:
+    rates: list[float] = []
+    train_model(
+        random_bars(0),
+        dataclasses.replace(SMALL, n_updates=10, validation_interval=1, patience=10, learning_rate=1e-3),
+        rules=RULES,
+        feature_sets={},
+        on_checkpoint=lambda _, model: rates.append(model.optimizer_state_dict["param_groups"][0]["lr"]),
+    )
+    assert rates == pytest.approx([1e-3 * (1 - 0.09 * k) for k in range(10)])
+
+
+def test_of_equal_validations_the_first_is_delivered() -> None:
+    # A policy that hardly learns holds for ever: every validation claims the same.
+    config = dataclasses.replace(
+        SMALL, n_updates=6, validation_interval=1, patience=6, learning_rate=1e-12, weight_decay=0.0
+    )
+    model = train_model(random_bars(0), config, rules=RULES, feature_sets={})
+    assert len(model.claims) == 1
+
+
+def test_runs_compute_on_one_thread() -> None:
+    threads: set[int] = set()
+    train_model(
+        random_bars(0),
+        SMALL,
+        rules=RULES,
+        feature_sets={},
+        on_progress=lambda _: threads.add(torch.get_num_threads()),
+    )
+    assert threads == {1}
+
+
+def test_claims_keep_six_digits() -> None:
+    model = dataclasses.replace(train(), claims=(Claim(1 / 3, 2 / 3, 1 / 7, 1 / 9),))
+    summary = TrainingSummary(datetime(2024, 1, 1, tzinfo=UTC), 0.001, 2, 0, 1)
+    metrics = summary_document([model], summary)["symbols"]["UNIUSD_1Hour"]["metrics"]
+    assert metrics == {
+        "fitness_score": [0.333333],
+        "profit_factor": [0.666667],
+        "consistency": [0.142857],
+        "max_drawdown": [0.111111],
+    }
