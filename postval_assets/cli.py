@@ -239,7 +239,7 @@ def backfill(ctx: click.Context, symbols: str, plan: str, archive_id: str | None
 
 @main.command(
     epilog=examples(
-        "postval stage --to D:/bot --decision LIVE,PAPER",
+        "postval stage --to D:/bot                          LIVE and PAPER of the newest decided archive",
         "postval stage --to staged --archive 20250301_180000 --classification APPROVED,REVIEW",
     )
 )
@@ -252,10 +252,8 @@ def stage(
     ctx: click.Context, target: Path, archive_id: str | None, classification: str | None, decision: str | None
 ) -> None:
     """The original checkpoints of chosen models into DIR/models/rl_symbols/, with a manifest (default: LIVE, PAPER)."""
-    if (classification is None) == (decision is None):
-        raise Rejected(
-            "give one of --classification (such as APPROVED,REVIEW) and --decision (such as LIVE,PAPER)"
-        )
+    if classification is not None and decision is not None:
+        raise Rejected("give one of --classification and --decision, or neither for LIVE and PAPER")
     from postval_assets.pipeline.platform import open_platform
     from postval_assets.pipeline.staging import newest_complete_archive, stage_models
 

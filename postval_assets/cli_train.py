@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from postval_assets.cli_words import day_or_instant, examples, log_to_terminal, names_in, settings_of
+from postval_assets.cli_words import examples, instant_of, log_to_terminal, names_in, settings_of
 from postval_assets.core.bars import Bars
 from postval_assets.core.failures import PostvalError, Rejected
 from postval_assets.core.folds import PLANS
@@ -138,8 +138,8 @@ def train(
             base_timeframe=settings.base_timeframe,
             regular_session=settings.session == "regular",
             now=now,
-            since=day_or_instant(since),
-            until=day_or_instant(until),
+            since=instant_of(since),
+            until=instant_of(until),
             hold_out_days=hold_out_days,
         )
         torch_name = torch_device(settings.device)

@@ -49,21 +49,18 @@ def names_in(text: str | None, known: Sequence[str] | None = None) -> tuple[str,
 
 
 def instant_of(text: str | None) -> datetime | None:
-    """An ISO 8601 time with its offset, or now."""
+    """An ISO 8601 time with its offset, now, or a date alone, which is its midnight, UTC."""
     from postval_assets.defs.resources import parse_instant
 
     if text is None:
         return None
-    return datetime.now(UTC) if text == "now" else parse_instant(text)
-
-
-def day_or_instant(text: str | None) -> datetime | None:
-    """As instant_of; a date alone is its midnight, UTC."""
-    if text is not None and len(text) == len("2025-03-01"):
+    if text == "now":
+        return datetime.now(UTC)
+    if len(text) == len("2025-03-01"):
         try:
             return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC)
         except ValueError:
             raise Rejected(
                 f"time {text!a} cannot be read: expected e.g. 2025-03-01 or 2025-03-01T00:00:00Z"
             ) from None
-    return instant_of(text)
+    return parse_instant(text)

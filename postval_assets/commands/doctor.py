@@ -18,6 +18,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from postval_assets.commands.occupancy import is_held
 from postval_assets.core.failures import PostvalError
 from postval_assets.core.features.registry import load_feature_sets
 from postval_assets.defs.run_records import WORKED_ON, orphans, runs
@@ -143,6 +144,22 @@ def _feature_sets(platform: Platform) -> Iterator[Finding]:
             f"plug-in {broken.entry_point}: {broken.reason}",
             "mend or remove the plug-in",
         )
+    if not platform.warehouse.path.is_file():
+        return
+    rows = platform.warehouse.rows(
+        """
+        SELECT feature_set, count(*) AS n_models FROM extracted_models
+        WHERE feature_set IS NOT NULL GROUP BY feature_set ORDER BY feature_set
+        """
+    )
+    for row in rows:
+        if row["feature_set"] not in platform.feature_sets:
+            yield Finding(
+                Severity.ERROR,
+                "feature sets",
+                f"{row['n_models']} model(s) use {row['feature_set']}, which is not installed here",
+                "install its plug-in before validate, or their models become INCOMPATIBLE",
+            )
 
 
 def _inbox(platform: Platform) -> Iterator[Finding]:
@@ -269,7 +286,11 @@ def _port(platform: Platform) -> Iterator[Finding]:
     with socket.socket() as probe:
         probe.settimeout(0.5)
         used = probe.connect_ex(("127.0.0.1", port)) == 0
-    yield Finding(Severity.OK, "web UI", f"port {port} is {'in use (postval up?)' if used else 'free'}")
+    yield Finding(Severity.OK, "web UI", f"port {port} is {'in use' if used else 'free'}")
+    if is_held(platform.settings):
+        yield Finding(Severity.OK, "daemon", "postval up (or demo) works on this data directory")
+    else:
+        yield Finding(Severity.NOTE, "daemon", "not running: archives in the inbox wait", "postval up")
 
 
 def _sizes(platform: Platform) -> Iterator[Finding]:

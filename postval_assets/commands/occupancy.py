@@ -44,6 +44,21 @@ def held(settings: Settings) -> Iterator[None]:
         lock.release()
 
 
+def is_held(settings: Settings) -> bool:
+    """Whether a daemon works on the data directory now."""
+    if not (settings.data_dir / LOCK_NAME).is_file():
+        return False
+    lock = _lock(settings)
+    try:
+        lock.acquire()
+    except Timeout:
+        return True
+    except OSError:  # not ours to write in: then no daemon of ours works there
+        return False
+    lock.release()
+    return False
+
+
 @contextmanager
 def occupied(settings: Settings) -> Iterator[None]:
     """Hold the data directory for a daemon; runs that an earlier one left behind are failed first.

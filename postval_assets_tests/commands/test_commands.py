@@ -112,14 +112,21 @@ def test_stage_by_decision_takes_what_was_decided_so(validated: Command, tmp_pat
     assert staged == {symbol for symbol, decision in decided.items() if decision == "DROP"}
 
 
+def test_stage_without_a_choice_takes_what_may_trade(validated: Command, tmp_path: Path) -> None:
+    rows = validated.rows("SELECT symbol FROM latest_decisions WHERE decision IN ('LIVE', 'PAPER')")
+    done = validated("stage", "--to", str(tmp_path / "bot"))
+    assert done.code == 0
+    staged = {p.name.split("_")[0] for p in (tmp_path / "bot" / "models" / "rl_symbols").iterdir()}
+    assert staged == {r["symbol"] for r in rows} != set()
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (("--decision", "LIVE"), "no model of archive 20250301_180000 meets that choice; it has"),
         (("--decision", "SELL"), "expected LIVE, PAPER, RETRAIN, DROP"),
         (("--classification", "GOOD"), "expected APPROVED, REVIEW, DROP, INVALID"),
-        ((), "give one of --classification"),
-        (("--decision", "LIVE", "--classification", "DROP"), "give one of --classification"),
+        (("--decision", "LIVE", "--classification", "DROP"), "give one of --classification and --decision"),
         (("--decision", "LIVE", "--archive", "x"), "archive 'x' is unknown"),
     ],
 )

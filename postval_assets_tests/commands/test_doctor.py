@@ -9,7 +9,10 @@ import pytest
 
 from postval_assets.commands.doctor import Finding, Severity, examine
 from postval_assets.commands.home import open_instance
+from postval_assets.commands.occupancy import held
 from postval_assets.commands.runs import RunFailed, run_job
+from postval_assets.io.warehouse import Update
+from postval_assets.pipeline.platform import open_platform
 from postval_assets.settings import load_settings
 from postval_assets_tests.commands.conftest import Command
 
@@ -94,6 +97,29 @@ def test_a_damaged_warehouse_is_an_error_that_names_the_backups(validated: Comma
     done = validated("doctor")
     assert done.code == 1
     assert "backups" in done.out
+
+
+def test_a_daemon_at_work_is_told(postval: Command) -> None:
+    [before] = findings(postval)["daemon"]
+    assert (before.severity, before.mend) == (Severity.NOTE, "postval up")
+    assert not postval.data_dir.exists(), "looking changes nothing"
+    with held(load_settings(data_dir=postval.data_dir)):
+        [during] = findings(postval)["daemon"]
+    assert during.severity is Severity.OK
+    assert findings(postval)["daemon"] == [before]
+
+
+def test_models_of_a_feature_set_that_is_not_installed_are_told(validated: Command) -> None:
+    platform = open_platform(load_settings(data_dir=validated.data_dir))
+    key = {"archive_id": "20250301_180000", "symbol": "AAPL", "timeframe": "1Hour"}
+    platform.warehouse.write(
+        [Update("extracted_models", key, {"feature_set": "acme-59"})], run_id="test", now=platform.now()
+    )
+    told = [f for f in findings(validated)["feature sets"] if f.severity is Severity.ERROR]
+    assert [f.found for f in told] == ["1 model(s) use acme-59, which is not installed here"]
+    platform.warehouse.write(
+        [Update("extracted_models", key, {"feature_set": "reference-59"})], run_id="test", now=platform.now()
+    )
 
 
 def test_a_port_in_use_is_told(postval: Command) -> None:
