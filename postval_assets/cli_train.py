@@ -23,11 +23,10 @@ from postval_assets.settings import Settings
 
 if TYPE_CHECKING:
     from postval_assets.trainer.history import BarChoice
-    from postval_assets.trainer.run import Delivered, TrainingReport
+    from postval_assets.trainer.run import Delivered, TrainingPlan, TrainingReport
 
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 _SHOWN = 8
-_SHORTEST_PLAN_DAYS = min(plan.days for plan in PLANS.values())
 
 log = logging.getLogger("postval.train")
 
@@ -40,7 +39,9 @@ log = logging.getLogger("postval.train")
     )
 )
 @click.option(
-    "--symbols", required=True, help="Separated by commas; all: everything that the source of bars has."
+    "--symbols",
+    required=True,
+    help="Separated by commas; all: every symbol that the source has such bars of.",
 )
 @click.option(
     "--out",
@@ -85,9 +86,8 @@ log = logging.getLogger("postval.train")
 )
 @click.option(
     "--keep-checkpoints/--no-keep-checkpoints",
-    default=True,
-    show_default=True,
-    help="The network of every validation, in OUT/checkpoints_ID.",
+    default=None,
+    help="The network of every validation, in OUT/checkpoints_ID (default: kept, but not in the inbox).",
 )
 @click.pass_context
 def train(
@@ -108,7 +108,7 @@ def train(
     jobs: int | None,
     device: str | None,
     *,
-    keep_checkpoints: bool,
+    keep_checkpoints: bool | None,
 ) -> None:
     """Trains a network for each symbol (PPO) and writes them as one training archive.
 
@@ -121,6 +121,7 @@ def train(
         raise Rejected("give one of --until and --hold-out-days")
     settings = settings_of(ctx, bars_source=bars_source, device=device)
     now = datetime.now(UTC)
+    plan: TrainingPlan | None = None
     try:
         from postval_assets.core.features.registry import registered_feature_sets
         from postval_assets.trainer.config_file import training_config
@@ -153,14 +154,29 @@ def train(
             jobs=jobs or default_jobs(len(series) * restarts, torch_name),
             started_at=now,
             out=out.expanduser().absolute(),
-            keep_checkpoints=keep_checkpoints,
+            keep_checkpoints=_outside_inbox(out, settings) if keep_checkpoints is None else keep_checkpoints,
         )
         with stopping_on_interrupt() as should_stop:
             report = train_archive(series, plan, should_stop)
     except KeyboardInterrupt:
-        click.echo("stopped at once: no archive was written", err=True)
+        click.echo(f"stopped at once: {_what_is_written(plan)}", err=True)
         sys.exit(EXIT_INTERRUPTED)
     _show(report, [*failures, *report.failures], _before_command(ctx, bars_source))
+
+
+def _outside_inbox(out: Path, settings: Settings) -> bool:
+    """In the inbox, a folder of checkpoints would stay for good: nothing takes it from there."""
+    return out.expanduser().resolve() != settings.inbox.resolve()
+
+
+def _what_is_written(plan: TrainingPlan | None) -> str:
+    """A second Ctrl-C may come when the archive is complete already."""
+    if plan is not None:
+        from postval_assets.trainer.run import archive_path
+
+        if archive_path(plan).exists():
+            return f"the archive was complete already: {archive_path(plan)}"
+    return "no archive was written"
 
 
 def _require_feature_set(name: str) -> None:
@@ -173,34 +189,41 @@ def _require_feature_set(name: str) -> None:
 def _training_parts(
     settings: Settings, symbols: str, choice: BarChoice
 ) -> tuple[list[Bars], list[tuple[str, str]]]:
-    """The training bars of each symbol that has some, and why the others have none."""
+    """The training bars of each symbol that has some, and why others have none: those of ``all`` are only told."""
     from postval_assets.io.bar_source import open_bar_source
-    from postval_assets.trainer.history import training_bars
+    from postval_assets.trainer.history import bars_needed, training_bars
 
     source = open_bar_source(settings.bars_source, sample_dir=settings.sample_dir)
-    given = source.symbols() if symbols.strip() == "all" else names_in(symbols) or ()
+    all_there_are = symbols.strip() == "all"
+    given = source.symbols() if all_there_are else names_in(symbols) or ()
     series: list[Bars] = []
     failures: list[tuple[str, str]] = []
+    skipped: list[tuple[str, str]] = []
     short: list[str] = []
     for symbol in dict.fromkeys(parse_symbol(name) for name in given):
         try:
             part = training_bars(source, symbol, asset_class_of(symbol, settings.symbol_classes), choice)
         except PostvalError as error:
-            failures.append((f"{symbol}_{choice.timeframe}", str(error)))
+            # A source may have a symbol in another timeframe only; nobody has asked for that one by name.
+            missing = skipped if all_there_are and isinstance(error, Rejected) else failures
+            missing.append((f"{symbol}_{choice.timeframe}", str(error)))
             log.info("%s_%s  left out  %s", symbol, choice.timeframe, error)
             continue
         series.append(part.bars)
         if part.skipped is not None:
             log.warning("%s_%s  %s", symbol, choice.timeframe, part.skipped)
-        if part.days_after < _SHORTEST_PLAN_DAYS:
-            short.append(f"{symbol} ({part.days_after:.0f} days)")
+        if part.too_little is not None:
+            short.append(f"{symbol} ({part.too_little})")
     if not series:
-        raise Rejected(f"nothing to train: {_reasons(failures)}")
+        raise Rejected(f"nothing to train: {_reasons([*failures, *skipped])}")
     if short:
+        plans = (
+            f"plan {p.name} needs {p.days} days and {bars_needed(p)} bars in them" for p in PLANS.values()
+        )
         log.warning(
-            "too little is left to validate on, the shortest plan needs %d days after training: %s. "
-            "Leave something out of training with --hold-out-days 365",
-            _SHORTEST_PLAN_DAYS,
+            "too little is left to validate on, %s: %s. Leave more out of training with --hold-out-days 365, "
+            "or train on shorter bars",
+            ", ".join(plans),
             ", ".join(short[:_SHOWN]) + (f" and {len(short) - _SHOWN} more" if len(short) > _SHOWN else ""),
         )
     if source.name == "sample":

@@ -182,9 +182,14 @@ def _inbox(platform: Platform) -> Iterator[Finding]:
     yield Finding(
         Severity.NOTE if n_waiting else Severity.OK, "inbox", f"{inbox}: {n_waiting} archive(s) waiting", mend
     )
-    if others:
+    checkpoints = [name for name in others if name.startswith("checkpoints_")]
+    strangers = [name for name in others if name not in checkpoints]
+    if checkpoints:
+        found = f"checkpoints of postval train: {', '.join(checkpoints[:5])}"
+        yield Finding(Severity.NOTE, "inbox", found, "nothing takes them from there: move or delete them")
+    if strangers:
         yield Finding(
-            Severity.NOTE, "inbox", f"ignored: {', '.join(others[:5])}", "archives are called NAME.zip"
+            Severity.NOTE, "inbox", f"ignored: {', '.join(strangers[:5])}", "archives are called NAME.zip"
         )
 
 

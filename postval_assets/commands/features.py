@@ -6,6 +6,8 @@ Here: which bars a set is checked on, how long it takes, and the text. Not here:
 from __future__ import annotations
 
 import time
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,15 +16,17 @@ import numpy.typing as npt
 from postval_assets.core.bars import Bars
 from postval_assets.core.failures import Rejected
 from postval_assets.core.features.causality import inspect_feature_set
-from postval_assets.core.features.feature_set import FeatureSet, compute_features
+from postval_assets.core.features.feature_set import FeatureSet, compute_features, require_prices
+from postval_assets.core.features.patchwork import empty_bars
 from postval_assets.core.features.reference import REFERENCE_SETS
 from postval_assets.core.features.registry import LoadedFeatureSets, load_feature_sets
-from postval_assets.core.instruments import Timeframe, parse_symbol, parse_timeframe
+from postval_assets.core.instruments import AssetClass, Timeframe, parse_symbol, parse_timeframe
 from postval_assets.pipeline.market import in_timeframe
 from postval_assets.pipeline.platform import Platform
 from postval_assets.report.text import table
 
-_FIRST_SYMBOLS = 4
+# Symbols checked where none is named, and series read to choose them from.
+_SYMBOLS, _READ = 4, 16
 _DAYS_PER_YEAR = 365.25
 
 
@@ -136,7 +140,8 @@ def check_feature_set(platform: Platform, name: str, symbol: str | None, timefra
     Args:
         platform: settings and source of bars.
         name: of the set.
-        symbol: whose bars; None for the source's first few.
+        symbol: whose bars; None for a few of the source's, among them one of each asset class that it has, and the
+            one with the largest share of bars without volume.
         timeframe: of the bars.
 
     Raises:
@@ -144,11 +149,18 @@ def check_feature_set(platform: Platform, name: str, symbol: str | None, timefra
     """
     feature_set, length = feature_set_named(name), parse_timeframe(timeframe)
     symbols = platform.bar_source().symbols() if symbol is None else (parse_symbol(symbol),)
-    checks: list[SymbolCheck] = []
-    for one in symbols:
-        checks.append(_check_symbol(platform, feature_set, one, length))
-        if sum(c.skipped is None for c in checks) == _FIRST_SYMBOLS:
+    usable: list[Bars] = []
+    skipped: list[SymbolCheck] = []
+    for one in _by_turns(platform, symbols):
+        try:
+            usable.append(_bars_of(platform, feature_set, one, length))
+        except Rejected as error:
+            skipped.append(SymbolCheck(one, None, 0.0, None, (), str(error)))
+        if len(usable) == _READ:
             break
+    chosen = _chosen(usable)
+    shown = [c for c in skipped if not chosen or c.symbol < chosen[-1].symbol]
+    checks = sorted([*shown, *(_check_bars(feature_set, bars) for bars in chosen)], key=lambda c: c.symbol)
     if all(c.skipped is not None for c in checks):
         why = (checks[0].skipped if checks else None) or "it holds no symbols"
         why += f" (and {len(checks) - 1} more)" if len(checks) > 1 else ""
@@ -158,19 +170,38 @@ def check_feature_set(platform: Platform, name: str, symbol: str | None, timefra
     return FeatureSetCheck(feature_set, tuple(checks))
 
 
-def _check_symbol(
-    platform: Platform, feature_set: FeatureSet, symbol: str, timeframe: Timeframe
-) -> SymbolCheck:
+def _by_turns(platform: Platform, symbols: Sequence[str]) -> list[str]:
+    """The symbols with the asset classes by turns, so that each is met early."""
+    seen: Counter[AssetClass] = Counter()
+    turns: dict[str, int] = {}
+    for symbol in symbols:
+        turns[symbol] = seen[platform.asset_class(symbol)]
+        seen[platform.asset_class(symbol)] += 1
+    return sorted(symbols, key=lambda s: (turns[s], s))
+
+
+def _chosen(usable: Sequence[Bars]) -> list[Bars]:
+    """A few of them by name: one of each asset class, the one with the most empty bars, and the first of the rest."""
+    in_order = sorted(usable, key=lambda b: b.symbol)
+    first = {b.asset_class: b for b in reversed(in_order)}
+    emptiest = max(in_order, key=lambda b: empty_bars(b).mean(), default=None)
+    # A sort keeps the order of what it holds for equal.
+    wanted = sorted(in_order, key=lambda b: b not in first.values() and b is not emptiest)
+    return sorted(wanted[:_SYMBOLS], key=lambda b: b.symbol)
+
+
+def _bars_of(platform: Platform, feature_set: FeatureSet, symbol: str, timeframe: Timeframe) -> Bars:
+    """Bars that a set can be checked on; raises Rejected where there are none."""
     settings = platform.settings
     base = min(settings.base_timeframe, timeframe, key=lambda t: t.minutes)
-    try:
-        fetched = platform.bar_source().fetch(
-            symbol, base, platform.asset_class(symbol), start=None, end=None
-        )
-        bars = in_timeframe(fetched, timeframe, settings.session)
-        _require_enough(feature_set, bars)
-    except Rejected as error:
-        return SymbolCheck(symbol, None, 0.0, None, (), str(error))
+    fetched = platform.bar_source().fetch(symbol, base, platform.asset_class(symbol), start=None, end=None)
+    bars = in_timeframe(fetched, timeframe, settings.session)
+    _require_enough(feature_set, bars)
+    require_prices(bars)
+    return bars
+
+
+def _check_bars(feature_set: FeatureSet, bars: Bars) -> SymbolCheck:
     # What it is accused of by name comes first: a set that waits for later bars is also not finite at the end.
     problems: list[str] = []
     try:
@@ -181,8 +212,8 @@ def _check_symbol(
     try:
         features = compute_features(feature_set, bars)
     except Rejected as error:
-        return SymbolCheck(symbol, bars, 0.0, None, tuple(problems or [str(error)]), None)
-    return SymbolCheck(symbol, bars, time.perf_counter() - started, features, tuple(problems), None)
+        return SymbolCheck(bars.symbol, bars, 0.0, None, tuple(problems or [str(error)]), None)
+    return SymbolCheck(bars.symbol, bars, time.perf_counter() - started, features, tuple(problems), None)
 
 
 def _require_enough(feature_set: FeatureSet, bars: Bars) -> None:

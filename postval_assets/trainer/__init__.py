@@ -1,5 +1,4 @@
-"""What comes before postval: simulated bars, networks fitted on them, and the training archive of both.
+"""What comes before postval: PPO on bars, training archives (``postval train``), the simulated market, the sample.
 
-It makes the bundled sample (``python -m postval_assets.trainer.make_sample``). Nothing that validates imports
-this package; it may use ``core`` and ``io``, as any other producer of archives could.
+Nothing that validates imports this package; it may use ``core`` and ``io``, as any other producer of archives could.
 """

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
+import numpy.typing as npt
 
 from postval_assets.core.bars import PRICE_COLUMNS, Bars
 from postval_assets.core.failures import Rejected
+from postval_assets.core.folds import MIN_BLOCK_BARS, PLANS, Plan
 from postval_assets.core.instruments import AssetClass, Timeframe
 from postval_assets.core.resampling import resample
 from postval_assets.core.sessions import regular_session
@@ -49,11 +51,13 @@ class TrainingBars:
     Attributes:
         bars: what is trained on.
         days_after: from the close of the last of them to the close of the symbol's last complete bar.
+        too_little: what is left after them, in words, where that is enough for no plan of validation; else None.
         skipped: what was left out at their beginning, and why; None where nothing was.
     """
 
     bars: Bars
     days_after: float
+    too_little: str | None
     skipped: str | None
 
 
@@ -89,7 +93,29 @@ def training_bars(source: BarSource, symbol: str, asset_class: AssetClass, choic
     days_after = float((last_close - closes[stop - 1]) / np.timedelta64(1, "D"))
     part = bars.slice(first, stop)
     start, skipped = _after_impossible_prices(part)
-    return TrainingBars(part.slice(start, len(part)), days_after, skipped)
+    too_little = _too_little(bars.ts[stop:n_complete], last_close, days_after)
+    return TrainingBars(part.slice(start, len(part)), days_after, too_little, skipped)
+
+
+def bars_needed(plan: Plan) -> int:
+    """Bars that a plan needs in its days: as many in each fold as one needs at least."""
+    return plan.n_folds * MIN_BLOCK_BARS
+
+
+def _too_little(
+    opens: npt.NDArray[np.datetime64], last_close: np.datetime64, days_after: float
+) -> str | None:
+    """What is left, where no plan could be validated on it; ``opens`` of the bars after training."""
+    left = f"{int(days_after)} days"
+    for plan in sorted(PLANS.values(), key=lambda plan: plan.days):
+        if days_after < plan.days:
+            break
+        first = int(np.searchsorted(opens, last_close - np.timedelta64(plan.days, "D"), side="left"))
+        n = len(opens) - first
+        if n >= bars_needed(plan):
+            return None
+        left += f", {n} bars in the last {plan.days}"
+    return left
 
 
 def _after_impossible_prices(bars: Bars) -> tuple[int, str | None]:

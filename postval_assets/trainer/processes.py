@@ -3,13 +3,15 @@
 Here: starting and stopping, in this process or in several, with no process left behind. Not here: a run
 (single_run.py), or what becomes of its outcome (run.py).
 
-Processes are spawned, as Windows does. Ctrl-C reaches a terminal's whole group of processes: the workers ignore it,
-and are stopped by an event that this process sets. A worker whose parent is gone, however it went, ends itself.
+Processes are spawned, as Windows does. Ctrl-C reaches a terminal's whole group of processes: the workers ignore it
+(worker_start.py), and are stopped by an event that this process sets. A worker whose parent is gone, however it went,
+ends itself.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import multiprocessing
 import os
@@ -20,47 +22,19 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
+from multiprocessing.context import SpawnContext
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
 from postval_assets.trainer.single_run import Failed, Outcome, Run, RunEvent, Stopped, perform
+from postval_assets.trainer.worker_start import CHANNELS, Channel, begin_worker
 
 log = logging.getLogger("postval.train")
 
 STOPPING = "stopping: what is finished goes into the archive; Ctrl-C again leaves at once, without one"
 _POLL_SECONDS = 0.1  # Windows handles a Ctrl-C only between two waits
+_DIED = "a worker process ended by itself; where memory is short, fewer --jobs need less of it"
 _MOST_ON_WINDOWS = 61  # ProcessPoolExecutor's limit there
-
-
-class _Events(Protocol):
-    """A queue whose ``put`` returns once the event is on its way: what a run said is here before its outcome."""
-
-    def put(self, event: RunEvent) -> None: ...
-
-    def get(self) -> RunEvent: ...
-
-    def empty(self) -> bool: ...
-
-
-class _Flag(Protocol):
-    """An event that all processes see."""
-
-    def set(self) -> None: ...
-
-    def is_set(self) -> bool: ...
-
-
-@dataclass(frozen=True)
-class _Channel:
-    """What connects a worker with its parent."""
-
-    events: _Events
-    stop: _Flag
-
-
-# Of a worker: one entry. A channel reaches a process only as it starts, not with the work that it is given.
-_CHANNELS: list[_Channel] = []
 
 
 def default_jobs(n_runs: int, device: str) -> int:
@@ -103,24 +77,76 @@ def _perform_in_processes(
     ended: Callable[[Run, Outcome], None],
     should_stop: Callable[[], bool],
 ) -> None:
+    """A process that dies takes its pool with it: only a run that does so alone in its own has failed."""
+    attempt = functools.partial(_perform_in_pool, tell=tell, ended=ended, should_stop=should_stop)
+    begun_before: list[Run] = []
+    left = list(runs)
+    while left:
+        begun, left = attempt(left, min(jobs, len(left)))
+        if begun:
+            log.warning(
+                "%s. Made again after the others, alone: %s", _DIED, ", ".join(run.label for run in begun)
+            )
+        begun_before += begun
+    for run in begun_before:
+        if should_stop():
+            ended(run, Stopped())
+        elif attempt([run], 1) != ([], []):
+            ended(run, Failed(_DIED))
+
+
+def _perform_in_pool(
+    runs: Sequence[Run],
+    jobs: int,
+    *,
+    tell: Callable[[RunEvent], None],
+    ended: Callable[[Run, Outcome], None],
+    should_stop: Callable[[], bool],
+) -> tuple[list[Run], list[Run]]:
+    """Make runs in new processes.
+
+    Returns:
+        The runs without an outcome because a process died, those that had begun and those that had not; none where
+        no process did.
+    """
     context = multiprocessing.get_context("spawn")
-    channel = _Channel(events=context.SimpleQueue(), stop=context.Event())
+    # A process that dies may keep the queue's lock: another pool needs another queue.
+    channel = Channel(events=context.SimpleQueue(), stop=context.Event())
+    pending: dict[Future[Outcome], Run] = {}
+    begun: set[int] = set()
+
+    def heed(event: RunEvent) -> None:
+        begun.add(event.number)
+        tell(event)
+
+    with _workers(jobs, context, channel) as pool:
+        # A process that is only starting does not ignore Ctrl-C yet, unless it inherits that (worker_start.py).
+        with _handled_by(signal.SIGINT, signal.SIG_IGN), contextlib.suppress(BrokenProcessPool):
+            for run in runs:
+                pending[pool.submit(_perform_here, run)] = run
+        lost = list(runs[len(pending) :])
+        for run, outcome in _outcomes(pending, channel, heed, should_stop):
+            if outcome is None:
+                lost.append(run)
+            else:
+                ended(run, outcome)
+    if should_stop():
+        for run in lost:
+            ended(run, Stopped())
+        return [], []
+    lost.sort(key=lambda run: run.number)
+    # Where a process died before it said anything, its run is one of the first.
+    suspects = [run for run in lost if run.number in begun] or lost[:jobs]
+    return suspects, [run for run in lost if run not in suspects]
+
+
+@contextmanager
+def _workers(jobs: int, context: SpawnContext, channel: Channel) -> Iterator[ProcessPoolExecutor]:
+    """A pool of processes, of which none is left after the block; where it ends with an error, at once."""
     others = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin_worker, initargs=(channel,))
+    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=begin_worker, initargs=(channel,))
     try:
-        # A process that is only starting does not ignore Ctrl-C yet, unless it inherits that.
-        with _interrupts_handled_by(signal.SIG_IGN):
-            pending = {pool.submit(_perform_here, run): run for run in runs}
-        while pending:
-            done, _ = wait(pending, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
-            while not channel.events.empty():
-                tell(channel.events.get())
-            if should_stop() and not channel.stop.is_set():
-                channel.stop.set()
-                for future in pending:
-                    future.cancel()
-            for future in [f for f in pending if f in done or f.cancelled()]:
-                ended(pending.pop(future), _outcome(future, stopping=channel.stop.is_set()))
+        yield pool
     except BaseException:
         for worker in set(multiprocessing.active_children()) - others:
             worker.kill()
@@ -129,39 +155,49 @@ def _perform_in_processes(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _outcome(future: Future[Outcome], *, stopping: bool) -> Outcome:
+def _outcomes(
+    pending: dict[Future[Outcome], Run],
+    channel: Channel,
+    tell: Callable[[RunEvent], None],
+    should_stop: Callable[[], bool],
+) -> Iterator[tuple[Run, Outcome | None]]:
+    """Each run with its outcome, after everything that it said; None where a process died."""
+    while pending:
+        done, _ = wait(pending, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
+        while not channel.events.empty():
+            tell(channel.events.get())
+        if should_stop() and not channel.stop.is_set():
+            channel.stop.set()
+            for future in pending:
+                future.cancel()
+        for future in [f for f in pending if f in done or f.cancelled()]:
+            yield pending.pop(future), _outcome(future)
+
+
+def _outcome(future: Future[Outcome]) -> Outcome | None:
+    """None where a process died."""
     if future.cancelled():
         return Stopped()
     error = future.exception()
     if error is None:
         return future.result()
-    if isinstance(error, BrokenProcessPool):
-        why = "a worker process ended by itself; where memory is short, fewer --jobs need less of it"
-        return Stopped() if stopping else Failed(why)
-    return Failed(f"unexpected {type(error).__name__}: {error}")
-
-
-def _begin_worker(channel: _Channel) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _CHANNELS.append(channel)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+    return (
+        None
+        if isinstance(error, BrokenProcessPool)
+        else Failed(f"unexpected {type(error).__name__}: {error}")
+    )
 
 
 def _perform_here(run: Run) -> Outcome:
-    channel = _CHANNELS[0]
+    channel = CHANNELS[0]
     return perform(run, channel.events.put, channel.stop.is_set)
 
 
 @contextmanager
 def stopping_on_interrupt() -> Iterator[Callable[[], bool]]:
     """Ctrl-C is a wish to stop while the block lasts; the second one is a KeyboardInterrupt.
+
+    The signal that ``kill`` sends is an exit, so that nothing half done is left behind; it has code 143, as in a shell.
 
     Yields:
         Whether there was a Ctrl-C.
@@ -176,18 +212,21 @@ def stopping_on_interrupt() -> Iterator[Callable[[], bool]]:
         with contextlib.suppress(OSError):
             os.write(2, f"{STOPPING}\n".encode())
 
-    with _interrupts_handled_by(handle):
+    def leave(number: int, _frame: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    with _handled_by(signal.SIGTERM, leave), _handled_by(signal.SIGINT, handle):
         yield asked.is_set
 
 
 @contextmanager
-def _interrupts_handled_by(handler: Any) -> Iterator[None]:
-    """Another handler of SIGINT while the block lasts; only the main thread has one."""
+def _handled_by(number: signal.Signals, handler: Any) -> Iterator[None]:
+    """Another handler of a signal while the block lasts; only the main thread has one."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, handler)
+    before = signal.signal(number, handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(number, before)

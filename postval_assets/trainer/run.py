@@ -36,6 +36,8 @@ from postval_assets.trainer.single_run import (
     Outcome,
     Run,
     RunEvent,
+    checkpoint_path,
+    clear_unfinished,
     restored,
 )
 from postval_assets.trainer.training import Progress
@@ -108,6 +110,11 @@ class TrainingReport:
     n_trials: int
 
 
+def archive_path(plan: TrainingPlan) -> Path:
+    """Where the archive of the command comes to lie."""
+    return plan.out / archive_file_name(_summary(plan))
+
+
 def best_update(model: TrainedModel) -> int:
     """The update after which the model was validated and kept."""
     return len(model.claims) * int(model.config.validation_interval)
@@ -141,16 +148,10 @@ def train_archive(
 
     Raises:
         Rejected: there is an archive of this second already.
-        Unavailable: the disk refused.
+        Unavailable: the disk refused; says where the networks lie that would have been delivered.
     """
-    summary = TrainingSummary(
-        trained_at=plan.started_at.astimezone(UTC).replace(microsecond=0),
-        reward_scale=plan.config.reward_scale,
-        validation_interval=plan.config.validation_interval,
-        seed=plan.config.seed,
-        n_trials=0,
-    )
-    path = plan.out / archive_file_name(summary)
+    summary = _summary(plan)
+    path = archive_path(plan)
     checkpoints = plan.out / f"checkpoints_{summary.archive_id}"
     with _reserved(path, checkpoints):
         runs = _runs(series, plan, checkpoints if plan.keep_checkpoints else None)
@@ -158,11 +159,14 @@ def train_archive(
         perform_all(runs, jobs=plan.jobs, tell=tally.tell, ended=tally.ended, should_stop=should_stop)
         chosen = tally.chosen()
         delivered = tuple(one for _, one in chosen)
-        if delivered:
-            summary = dataclasses.replace(summary, n_trials=tally.n_trials)
-            write_archive(path, [one.model for one in delivered], summary)
         for run, _ in chosen:
             _bring_forward(run)
+        if delivered:
+            summary = dataclasses.replace(summary, n_trials=tally.n_trials)
+            try:
+                write_archive(path, [one.model for one in delivered], summary)
+            except Unavailable as error:
+                raise Unavailable(f"{error}; {_kept(checkpoints, delivered)}") from error
     missing = dict.fromkeys(run.name for run in runs if run.name not in {d.model.name for d in delivered})
     failures = tuple((r.label, o.reason) for r, o in tally.outcomes if isinstance(o, Failed))
     failed = {r.name for r, o in tally.outcomes if isinstance(o, Failed)}
@@ -174,6 +178,17 @@ def train_archive(
         left_out=tuple(name for name in missing if name not in failed),
         stopped=any(not isinstance(o, Finished | Failed) for _, o in tally.outcomes),
         n_trials=tally.n_trials,
+    )
+
+
+def _summary(plan: TrainingPlan) -> TrainingSummary:
+    """Of the command; nothing was tried yet."""
+    return TrainingSummary(
+        trained_at=plan.started_at.astimezone(UTC).replace(microsecond=0),
+        reward_scale=plan.config.reward_scale,
+        validation_interval=plan.config.validation_interval,
+        seed=plan.config.seed,
+        n_trials=0,
     )
 
 
@@ -193,7 +208,11 @@ def _reserved(path: Path, checkpoints: Path) -> Iterator[None]:
     try:
         if path.exists() or checkpoints.exists():
             raise Rejected(taken)
-        yield
+        # Only now: what is there already is another training's.
+        try:
+            yield
+        finally:
+            clear_unfinished(checkpoints)
     finally:
         part.unlink(missing_ok=True)
 
@@ -247,6 +266,9 @@ class _Tally:
     def tell(self, event: RunEvent) -> None:
         """Count it, and print what is worth a line."""
         run = self._runs[event.number]
+        if event.warning is not None:
+            log.warning("%s  %s", run.label, event.warning)
+            return
         if event.progress is None:
             first, last = (str(ts.astype("datetime64[D]")) for ts in run.bars.ts[[0, -1]])
             log.info("%s  started  %d bars, %s .. %s", run.label, len(run.bars), first, last)
@@ -303,11 +325,23 @@ def progress_line(progress: Progress) -> str:
 
 def _bring_forward(run: Run) -> None:
     """Of several runs, the delivered one's checkpoints lie where those of an only one do."""
-    if run.checkpoints is None or run.n_restarts == 1:
+    if run.checkpoints is None or run.n_restarts == 1 or not run.checkpoints.is_dir():
         return
     try:
-        for file in sorted(run.checkpoints.iterdir()):
-            file.replace(run.checkpoints.parent / file.name)
+        for folder in sorted(run.checkpoints.iterdir()):
+            folder.replace(run.checkpoints.parent / folder.name)
         run.checkpoints.rmdir()
     except OSError as error:
         log.warning("%s: its checkpoints stay in %s: %s", run.label, run.checkpoints, error)
+
+
+def _kept(checkpoints: Path, delivered: Sequence[Delivered]) -> str:
+    """Where the networks of an archive lie that could not be written."""
+    files = [
+        checkpoint_path(checkpoints / one.model.name, one.model.name, best_update(one.model))
+        for one in delivered
+    ]
+    there = [file.relative_to(checkpoints).as_posix() for file in files if file.is_file()]
+    lost = [one.model.name for one, file in zip(delivered, files, strict=True) if not file.is_file()]
+    said = [f"its networks lie in {checkpoints}: {', '.join(there)}"] if there else []
+    return "; ".join([*said, *([f"not kept: {', '.join(lost)}"] if lost else [])])

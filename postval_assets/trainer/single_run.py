@@ -6,6 +6,7 @@ Here: everything that crosses the border between processes, and the files of a r
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import time
@@ -27,6 +28,8 @@ from postval_assets.trainer.training import Progress, TrainingStopped, train_mod
 
 log = logging.getLogger("postval.train")
 
+PART_SUFFIX = ".part"
+
 FeatureSetsLoader = Callable[[], Mapping[str, FeatureSet]]
 
 
@@ -44,7 +47,7 @@ class Run:
         device: torch's name of it.
         restart: of the symbol, from 1.
         n_restarts: of the symbol.
-        checkpoints: folder for the network of each validation; None for none.
+        checkpoints: folder for the network of each validation, as checkpoint_path lays it out; None for none.
     """
 
     number: int
@@ -74,11 +77,13 @@ class RunEvent:
 
     Attributes:
         number: of the run.
-        progress: after its first update and after every validation; None when it begins.
+        progress: after its first update and after every validation.
+        warning: what a person has to know, though the run goes on; where there is neither, the run begins.
     """
 
     number: int
-    progress: Progress | None
+    progress: Progress | None = None
+    warning: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,8 +129,8 @@ def perform(run: Run, tell: Callable[[RunEvent], None], should_stop: Callable[[]
     """
     if should_stop():
         return Stopped()
-    tell(RunEvent(run.number, None))
-    started, n_updates = time.perf_counter(), 0
+    tell(RunEvent(run.number))
+    started, n_updates, keeping = time.perf_counter(), 0, run.checkpoints is not None
 
     def on_progress(progress: Progress) -> None:
         nonlocal n_updates
@@ -134,8 +139,16 @@ def perform(run: Run, tell: Callable[[RunEvent], None], should_stop: Callable[[]
             tell(RunEvent(run.number, progress))
 
     def on_checkpoint(update: int, model: TrainedModel) -> None:
-        if run.checkpoints is not None:
-            _keep(run.checkpoints / checkpoint_file_name(update), write_checkpoint(model))
+        nonlocal keeping
+        if run.checkpoints is None or not keeping:
+            return
+        try:
+            _keep(checkpoint_path(run.checkpoints, run.name, update), write_checkpoint(model))
+        except Unavailable as error:
+            # The network is in memory all the same, and what is delivered may find room.
+            keeping = False
+            warning = f"no checkpoint from update {update} on, the training goes on: {error}"
+            tell(RunEvent(run.number, warning=warning))
 
     try:
         model = train_model(
@@ -158,20 +171,40 @@ def perform(run: Run, tell: Callable[[RunEvent], None], should_stop: Callable[[]
     return Finished(portable(model), n_updates, time.perf_counter() - started)
 
 
-def checkpoint_file_name(update: int) -> str:
-    """Of the network after an update; names sort as updates do."""
-    return f"update_{update:05d}.pt"
+def checkpoint_path(folder: Path, name: str, update: int) -> Path:
+    """Where the network after an update lies in a run's folder.
+
+    The file is named as those of an archive are: ``postval backtest`` takes symbol and timeframe from there. The
+    names of its folders sort as updates do.
+    """
+    return folder / f"update_{update:05d}" / f"{name}.pt"
 
 
 def _keep(target: Path, content: bytes) -> None:
     """Write a file as a whole or not at all."""
-    part = target.with_name(f".{target.name}.part")
+    part = target.with_name(f".{target.name}{PART_SUFFIX}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         part.write_bytes(content)
         part.replace(target)
     except OSError as error:
         raise Unavailable(f"{target} could not be written: {error}") from error
+    finally:
+        # Where not even that is possible, the reason is the one that is told already.
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def clear_unfinished(checkpoints: Path) -> None:
+    """Remove what processes that died, and disks that refused, have left in a command's folder of checkpoints."""
+    for path in sorted(checkpoints.rglob("*"), reverse=True):
+        with contextlib.suppress(OSError):
+            if path.is_dir():
+                path.rmdir()  # refused where something is in it
+            elif path.name.endswith(PART_SUFFIX):
+                path.unlink()
+    with contextlib.suppress(OSError):
+        checkpoints.rmdir()
 
 
 def portable(model: TrainedModel) -> TrainedModel:

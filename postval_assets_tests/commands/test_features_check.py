@@ -112,6 +112,26 @@ def test_a_set_that_keeps_its_promises_passes(
     assert not postval.data_dir.exists()
 
 
+def test_symbols_are_chosen_of_each_asset_class_and_with_bars_without_volume(
+    postval: Command, install: Install, bars: str
+) -> None:
+    install("mine", SOURCE.format(name="mine", column=HONEST))
+    folder = Path(bars.partition(":")[2])
+    for symbol in ("ABBV", "ADBE", "AMD", "AMZN", "SPY"):
+        frame = pd.read_parquet(folder / "MSFT_1Hour.parquet").assign(symbol=symbol)
+        frame.loc[100:130, "volume"] = 0.0 if symbol == "SPY" else 1.0
+        frame.to_parquet(folder / f"{symbol}_1Hour.parquet")
+    frame = pd.read_parquet(folder / "AAPL_1Hour.parquet")
+    frame.loc[7, "open"] = 0.0
+    frame.to_parquet(folder / "AAPL_1Hour.parquet")
+    done = postval("--bars", bars, "features", "check", "mine")
+    assert done.code == 0, done
+    found = rows(done.out)
+    assert list(found) == ["AAPL", "ABBV", "ADBE", "BTCUSD", "NEW", "SPY"]
+    assert "skipped:" in found["AAPL"], "a bad price lies in the bars, not in the set"
+    assert {found[symbol][-1] for symbol in ("ABBV", "ADBE", "BTCUSD", "SPY")} == {"ok"}
+
+
 def test_one_symbol_in_another_timeframe_with_the_range_of_each_feature(
     postval: Command, install: Install, bars: str
 ) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import queue
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,10 +16,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
+from postval_assets.commands.doctor import examine
+from postval_assets.settings import load_settings
+from postval_assets.trainer.run import train_archive
 from postval_assets.trainer.simulated_market import SAMPLE_SYMBOLS, simulate_bars, symbol_rng
 from postval_assets_tests.commands.conftest import Command
 from postval_assets_tests.platform_process import postval_command, postval_environment
@@ -117,8 +122,68 @@ def test_nothing_left_to_validate_on_is_said(
     )
     assert done.code == 0, done.err
     assert models_in(archives_in(tmp_path / "out")[0]) == {"UNIUSD_4Hour"}
-    assert "too little is left to validate on, the shortest plan needs 180 days" in done.err
-    assert "UNIUSD (0 days). Leave something out of training with --hold-out-days 365" in done.err
+    assert (
+        "too little is left to validate on, plan 180d needs 180 days and 250 bars in them, plan 365d"
+        in done.err
+    )
+    assert "UNIUSD (0 days). Leave more out of training with --hold-out-days 365, or train" in done.err
+
+
+def test_all_is_what_there_are_such_bars_of(postval: Command, bars: Path, tiny: Path, tmp_path: Path) -> None:
+    source = tmp_path / "bars"
+    source.mkdir()
+    shutil.copy(bars / "UNIUSD_1Hour.parquet", source)
+    shutil.copy(bars / "BTCUSD_1Hour.parquet", source / "BTCUSD_15Min.parquet")
+    common = ("train", "--bars", f"parquet:{source}", "--hold-out-days", "200", "--config", str(tiny))
+    done = postval(*common, "--updates", "1", "--symbols", "all", "--out", str(tmp_path / "out"))
+    assert done.code == 0, done.err
+    assert models_in(archives_in(tmp_path / "out")[0]) == {"UNIUSD_1Hour"}
+    assert "BTCUSD_1Hour  left out  no 1Hour bars of BTCUSD in" in done.err
+    named = postval(*common, "--updates", "1", "--symbols", "UNIUSD,BTCUSD", "--out", str(tmp_path / "named"))
+    assert named.code == 1
+    assert named.err.splitlines()[-1] == "Error: not trained: BTCUSD_1Hour; the archive holds the others"
+    without = postval.refused(
+        *common, "--symbols", "all", "--timeframe", "30Min", "--out", str(tmp_path / "none")
+    )
+    assert "nothing to train: BTCUSD_30Min: no 30Min bars of BTCUSD in" in without
+
+
+def test_in_the_inbox_checkpoints_are_kept_on_demand_only(
+    postval: Command, bars: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inbox = postval.data_dir / "inbox"
+    # The same folder under another name.
+    monkeypatch.chdir(postval.data_dir.parent)
+    common = (
+        *("train", "--symbols", "UNIUSD", "--bars", f"parquet:{bars}", "--hold-out-days", "200"),
+        *("--config", str(tiny), "--updates", "1", "--out", "data/../data/inbox"),
+    )
+    assert postval(*common).code == 0
+    [archive] = list(inbox.iterdir())
+    archive.unlink()
+    assert postval(*common, "--keep-checkpoints").code == 0
+    [folder] = [p for p in inbox.iterdir() if p.is_dir()]
+    told = [f for f in examine(load_settings(data_dir=postval.data_dir)) if folder.name in f.found]
+    assert [(f.what, f.mend) for f in told] == [
+        ("inbox", "nothing takes them from there: move or delete them")
+    ]
+
+
+def test_a_second_ctrl_c_after_the_archive_does_not_deny_it(
+    postval: Command, bars: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: Any) -> None:
+        train_archive(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("postval_assets.trainer.run.train_archive", interrupted)
+    done = postval(
+        *("train", "--symbols", "UNIUSD", "--bars", f"parquet:{bars}", "--hold-out-days", "200"),
+        *("--config", str(tiny), "--updates", "1", "--out", str(tmp_path / "out")),
+    )
+    assert done.code == 130
+    [archive] = archives_in(tmp_path / "out")
+    assert done.err.splitlines()[-1] == f"stopped at once: the archive was complete already: {archive}"
 
 
 @pytest.mark.parametrize(
@@ -325,6 +390,18 @@ def test_a_second_ctrl_c_leaves_at_once(start: Start, tmp_path: Path, jobs: int)
     assert_gone(family)
     assert training.lines[-1] == "stopped at once: no archive was written"
     assert not [line for line in training.lines if "Traceback" in line or "leaked" in line]
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@no_signals
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_kill_leaves_nothing_behind(start: Start, tmp_path: Path, jobs: int) -> None:
+    training = start(ENDLESS, "--symbols", "UNIUSD,BTCUSD", "--jobs", str(jobs))
+    training.wait_for(lambda line: "  started  " in line)
+    family = training.family()
+    training.process.terminate()
+    assert training.end() == 143, training.lines
+    assert_gone(family)
     assert list((tmp_path / "out").iterdir()) == []
 
 

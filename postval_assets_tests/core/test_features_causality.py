@@ -9,41 +9,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from postval_assets.core.bars import Bars
 from postval_assets.core.failures import Rejected
-from postval_assets.core.features.causality import (
-    CausalityReport,
-    Fault,
-    PromiseBroken,
-    inspect_feature_set,
-    require_causal,
-)
+from postval_assets.core.features.causality import PromiseBroken, inspect_feature_set, require_causal
+from postval_assets.core.features.faults import CausalityReport, Fault
 from postval_assets.core.features.feature_set import FeatureSet, compute_features
 from postval_assets.core.features.reference import REFERENCE_53, REFERENCE_59, reference_features
-from postval_assets.core.instruments import AssetClass, Timeframe
+from postval_assets_tests.core.hourly_bars import some_bars, with_empty_bars
 
 LOOK_BACK = 30
 Column = Callable[[pd.DataFrame], "np.ndarray | pd.Series"]
-
-
-def some_bars(n: int = 400, *, sessions: bool = False, sd: float = 0.004, seed: int = 1) -> Bars:
-    """Hourly bars round the clock, or in sessions of 7 hours with nights between."""
-    rng = np.random.default_rng(seed)
-    close = 50.0 * np.exp(np.cumsum(rng.normal(0.0, sd, n)))
-    opened = np.r_[50.0, close[:-1]]
-    place = np.arange(n)
-    hours = place // 7 * 24 + place % 7 if sessions else place
-    frame = pd.DataFrame(
-        {
-            "ts": pd.Timestamp("2024-01-01 14:00", tz="UTC") + pd.to_timedelta(hours, unit="h"),
-            "open": opened,
-            "high": np.maximum(opened, close) * 1.001,
-            "low": np.minimum(opened, close) * 0.999,
-            "close": close,
-            "volume": rng.lognormal(6.0, 1.0, n),
-        }
-    )
-    return Bars.from_frame(frame, symbol="AAPL", timeframe=Timeframe.HOUR_1, asset_class=AssetClass.EQUITY)
 
 
 def with_column(column: Column, look_back: int = LOOK_BACK) -> FeatureSet:
@@ -142,6 +116,36 @@ def random(frame: pd.DataFrame) -> np.ndarray:
     return np.random.default_rng().normal(size=len(frame))
 
 
+def backfilled_where_empty(frame: pd.DataFrame) -> pd.Series:
+    return np.log(frame["close"].where(frame["volume"] > 0).bfill().fillna(frame["close"]) / frame["close"])
+
+
+def shifted_at_three(frame: pd.DataFrame) -> pd.Series:
+    return shifted_and_filled(frame).where(frame["ts"].dt.hour == 15, 0.0)
+
+
+def direction_at_three(frame: pd.DataFrame) -> pd.Series:
+    return np.sign(shifted_at_three(frame))
+
+
+def shifted_on_mondays_at_nine(frame: pd.DataFrame) -> pd.Series:
+    return shifted_and_filled(frame).where(
+        (frame["ts"].dt.hour == 9) & (frame["ts"].dt.day_of_week == 0), 0.0
+    )
+
+
+def next_bar_is_empty(frame: pd.DataFrame) -> np.ndarray:
+    return (frame["volume"].shift(-1) == 0.0).to_numpy(dtype=np.float64)
+
+
+SELDOM_LOOKS_AHEAD: tuple[Column, ...] = (
+    backfilled_where_empty,
+    shifted_at_three,
+    direction_at_three,
+    next_bar_is_empty,
+)
+
+
 def only_fault(report: CausalityReport) -> tuple[str, Fault]:
     [fault] = report.faults
     return fault.feature, fault.fault
@@ -155,6 +159,24 @@ def test_what_sees_later_bars_is_named(column: Column, sessions: bool) -> None:
     assert not report.is_clean
     assert report.problems()[0].startswith("suspect sees later bars: at 2024-")
     assert f"(bar {report.faults[0].bar})" in str(report)
+
+
+@pytest.mark.parametrize(
+    "column", [*SELDOM_LOOKS_AHEAD, shifted_on_mondays_at_nine], ids=lambda c: c.__name__
+)
+def test_what_sees_later_bars_at_some_bars_only_is_named(column: Column) -> None:
+    bars = with_empty_bars(some_bars(4000))
+    report = inspect_feature_set(with_column(column, 139), bars)
+    assert only_fault(report) == ("suspect", Fault.SEES_LATER)
+    assert len(report.instants) > 400
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("column", SELDOM_LOOKS_AHEAD, ids=lambda c: c.__name__)
+def test_an_evaluation_refuses_what_looks_ahead_at_some_bars_only(column: Column, seed: int) -> None:
+    ahead, bars = with_column(column, 139), with_empty_bars(some_bars(4500, seed=seed))
+    with pytest.raises(PromiseBroken, match="suspect sees later bars"):
+        require_causal(ahead, bars, compute_features(ahead, bars))
 
 
 @pytest.mark.parametrize(
@@ -311,7 +333,7 @@ def test_an_evaluation_refuses_what_depends_on_older_bars_or_chance(column: Colu
         require_causal(ahead, bars, compute_features(ahead, bars))
 
 
-def test_an_evaluation_asks_a_plug_in_three_times_more_and_a_reference_set_not_at_all() -> None:
+def test_an_evaluation_asks_a_plug_in_four_times_more_and_a_reference_set_not_at_all() -> None:
     sizes: list[int] = []
 
     def counting(frame: pd.DataFrame) -> np.ndarray:
@@ -323,8 +345,13 @@ def test_an_evaluation_asks_a_plug_in_three_times_more_and_a_reference_set_not_a
     values = compute_features(plugged, bars)
     require_causal(plugged, bars, values)
     assert sizes[0] == 2000
-    assert len(sizes) == 4
-    assert max(sizes[1:]) < 2 * REFERENCE_59.look_back
+    assert len(sizes) == 5
+    assert sizes[1] < 2 * REFERENCE_59.look_back
+    assert all(1900 < size < 2000 for size in sizes[2:])
+    del sizes[:]
+    many = some_bars(9000)
+    require_causal(plugged, many, compute_features(plugged, many))
+    assert len(sizes) == 3  # the values themselves, a short stretch, and all bars once more
     # What is no reference set's own is no reference set, whatever it calls itself.
     with pytest.raises(PromiseBroken):
         require_causal(replace(REFERENCE_59, compute=lambda f: counting(f)[::-1]), bars, values)

@@ -10,8 +10,10 @@ import pytest
 
 from postval_assets.core.bars import Bars
 from postval_assets.core.failures import Rejected
+from postval_assets.core.folds import PLANS, cut, newest_close
 from postval_assets.core.instruments import AssetClass, Timeframe
 from postval_assets.trainer.history import BarChoice, training_bars
+from postval_assets_tests.trainer.archive_cases import market
 
 FIRST = datetime(2024, 1, 1, tzinfo=UTC)
 N = 24 * 20
@@ -180,3 +182,59 @@ def test_an_impossible_price_late_in_the_bars_is_refused() -> None:
     # What is after the cut is not looked at.
     early = replace(ALL, until=FIRST + timedelta(hours=250))
     assert len(training_bars(Damaged(bad=(300,)), "BTCUSD", AssetClass.CRYPTO, early).bars) == 250
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """Two years and a half of simulated hourly bars of one symbol."""
+
+    bars: Bars
+    name: str = "simulated"
+
+    def fetch(
+        self,
+        symbol: str,
+        timeframe: Timeframe,
+        asset_class: AssetClass,
+        *,
+        start: datetime | None,
+        end: datetime | None,
+    ) -> Bars:
+        assert (symbol, timeframe, asset_class) == (self.bars.symbol, Timeframe.HOUR_1, self.bars.asset_class)
+        return self.bars
+
+    def symbols(self) -> tuple[str, ...]:
+        return (self.bars.symbol,)
+
+
+@pytest.mark.parametrize(
+    ("symbol", "timeframe", "hold_out_days", "too_little"),
+    [
+        ("BTCUSD", "1Hour", 179, "179 days"),
+        ("BTCUSD", "1Hour", 180, None),
+        ("BTCUSD", "1Day", 200, "200 days, 180 bars in the last 180"),
+        ("BTCUSD", "1Day", 400, "400 days, 180 bars in the last 180, 365 bars in the last 365"),
+        # Two bars a trading day: 500 of them are more than 365 days have here.
+        ("AAPL", "4Hour", 200, "201 days, 244 bars in the last 180"),
+        ("AAPL", "4Hour", 370, "370 days, 244 bars in the last 180, 499 bars in the last 365"),
+        ("AAPL", "2Hour", 200, None),
+        ("AAPL", "1Hour", 200, None),
+    ],
+)
+def test_what_is_too_little_to_validate_on_is_what_no_plan_takes(
+    symbol: str, timeframe: str, hold_out_days: int, too_little: str | None
+) -> None:
+    bars = market(symbol, days=900)
+    choice = BarChoice(Timeframe(timeframe), Timeframe.HOUR_1, True, datetime(2030, 1, 1, tzinfo=UTC))
+    source = Simulated(bars)
+    everything = training_bars(source, symbol, bars.asset_class, choice).bars
+    part = training_bars(source, symbol, bars.asset_class, replace(choice, hold_out_days=hold_out_days))
+    assert part.too_little == too_little
+    as_of = newest_close(everything, choice.now)
+    taken = [
+        plan.name
+        for plan in PLANS.values()
+        for blocks in [cut(everything, plan, as_of, needed_before=100).blocks]
+        if not any(b.problem for b in blocks) and everything.ts[blocks[0].start] > part.bars.ts[-1]
+    ]
+    assert (part.too_little is None) == bool(taken)

@@ -11,67 +11,37 @@ import multiprocessing
 import os
 import zipfile
 from collections.abc import Callable, Mapping
-from datetime import UTC, date, datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from postval_assets.core.archive import ArchiveLimits
-from postval_assets.core.bars import Bars
 from postval_assets.core.checkpoint import read_checkpoint
-from postval_assets.core.costs import ExecutionRules
 from postval_assets.core.failures import Rejected, Unavailable
 from postval_assets.core.features.feature_set import FeatureSet
-from postval_assets.core.features.registry import registered_feature_sets
 from postval_assets.core.instruments import Timeframe
 from postval_assets.core.summary import parse_summary
 from postval_assets.io.archive_file import open_archive
 from postval_assets.trainer.archive_writer import TrainingSummary, unfinished, write_archive
-from postval_assets.trainer.config import PPOConfig
 from postval_assets.trainer.processes import default_jobs
 from postval_assets.trainer.run import TrainingPlan, best_update, run_seed, torch_device, train_archive
-from postval_assets.trainer.simulated_market import SAMPLE_SYMBOLS, simulate_bars, symbol_rng
-
-# Its texts and widths also stand elsewhere in a checkpoint: what is one object there must not change its bytes.
-TINY = PPOConfig(
-    hidden_dims=(8, 8),
-    activation="relu",
-    left_out=("season_sin", "season_cos"),
-    n_updates=4,
-    validation_interval=2,
-    n_held_back_blocks=2,
-    n_episodes=4,
-    episode_bars=32,
-    epochs=1,
+from postval_assets.trainer.single_run import checkpoint_path
+from postval_assets_tests.trainer.archive_cases import (
+    ARCHIVE,
+    BITCOIN,
+    STARTED,
+    TINY,
+    TOO_SHORT,
+    UNISWAP,
+    plan_in,
 )
-STARTED = datetime(2025, 3, 1, 18, 30, 15, 999_999, tzinfo=UTC)
-ARCHIVE = "Alpaca_trading_trained_20250301_183015.zip"
-
-
-def market(symbol: str, days: int = 30) -> Bars:
-    spec = next(s for s in SAMPLE_SYMBOLS if s.symbol == symbol)
-    first = date(2024, 1, 1)
-    return simulate_bars(spec, first, first + timedelta(days=days - 1), symbol_rng(5, symbol))
-
-
-BITCOIN, UNISWAP = market("BTCUSD"), market("UNIUSD")
-TOO_SHORT = market("ETHUSD", days=10)
 
 
 @pytest.fixture
 def plan(tmp_path: Path) -> TrainingPlan:
-    return TrainingPlan(
-        config=TINY,
-        n_restarts=1,
-        rules=ExecutionRules(),
-        feature_sets=registered_feature_sets,
-        device="cpu",
-        jobs=1,
-        started_at=STARTED,
-        out=tmp_path / "out",
-        keep_checkpoints=True,
-    )
+    return plan_in(tmp_path / "out")
 
 
 def files_of(folder: Path) -> dict[str, str]:
@@ -182,24 +152,10 @@ def test_of_several_restarts_the_fittest_is_delivered_and_all_are_trials(
     # The delivered run's checkpoints stand where those of an only run do.
     assert report.checkpoints is not None
     folder = report.checkpoints / "UNIUSD_1Hour"
-    assert {p.name for p in folder.iterdir() if p.is_dir()} == {f"run_{r}" for r in {1, 2, 3} - {chosen}}
+    assert {p.name for p in folder.glob("run_*")} == {f"run_{r}" for r in {1, 2, 3} - {chosen}}
     delivered_bytes = members_of(report.archive)["models/rl_symbols/UNIUSD_1Hour.pt"]
-    assert (folder / f"update_{best_update(delivered.model):05d}.pt").read_bytes() == delivered_bytes
-
-
-def test_every_validation_s_network_is_kept(plan: TrainingPlan) -> None:
-    report = train_archive([UNISWAP], plan)
-    assert report.checkpoints == plan.out / "checkpoints_20250301_183015"
-    kept = sorted(report.checkpoints.rglob("*"))
-    assert [p.name for p in kept] == ["UNIUSD_1Hour", "update_00002.pt", "update_00004.pt"]
-    assert read_checkpoint(kept[1]).spec.feature_set == "reference-59"
-    assert kept[1].read_bytes() != kept[2].read_bytes()
-
-
-def test_none_is_kept_where_none_is_wanted(plan: TrainingPlan) -> None:
-    report = train_archive([UNISWAP], dataclasses.replace(plan, keep_checkpoints=False))
-    assert report.checkpoints is None
-    assert [p.name for p in plan.out.iterdir()] == [ARCHIVE]
+    best_one = checkpoint_path(folder, "UNIUSD_1Hour", best_update(delivered.model))
+    assert best_one.read_bytes() == delivered_bytes
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
@@ -217,25 +173,11 @@ def broken_feature_sets() -> Mapping[str, FeatureSet]:
     raise ZeroDivisionError("of a plug-in")
 
 
-def dying_feature_sets() -> Mapping[str, FeatureSet]:
-    """Ends the process, as a system without memory does."""
-    os._exit(9)
-
-
 def test_an_error_that_nobody_thought_of_is_a_symbol_s_failure(plan: TrainingPlan) -> None:
     report = train_archive([UNISWAP], dataclasses.replace(plan, feature_sets=broken_feature_sets))
     assert report.failures == (("UNIUSD_1Hour", "unexpected ZeroDivisionError: of a plug-in"),)
     assert report.archive is None
     assert list(plan.out.iterdir()) == [], "nothing half done is left"
-
-
-def test_a_process_that_dies_is_told_and_waited_for_by_nobody(plan: TrainingPlan) -> None:
-    report = train_archive(
-        [BITCOIN, UNISWAP], dataclasses.replace(plan, feature_sets=dying_feature_sets, jobs=2)
-    )
-    assert [name for name, _ in report.failures] == ["BTCUSD_1Hour", "UNIUSD_1Hour"]
-    assert all("a worker process ended by itself" in reason for _, reason in report.failures)
-    assert report.archive is None
 
 
 # Asked once for the first run and four times for its updates; then once for the second run and before each update.

@@ -1,8 +1,9 @@
 """Whether a feature set sees only what it may: the bars of its look-back, and nothing later.
 
-Here: running a set again on a part of its bars, or beside other bars, and naming what differs. Not here: the
-shape and finiteness of its values (feature_set.py). A set that gets its future from elsewhere than the bars it is
-given (a file, a table made from the whole history) cannot be found out this way.
+Here: running a set again on a part of its bars, or beside other bars, and naming what differs. Not here: those other
+bars (patchwork.py), the words for what was found (faults.py), the shape and finiteness of values (feature_set.py).
+Two things cannot be found out this way: a set that gets its future from elsewhere than the bars it is given (a file, a
+table made from the whole history), and one that looks ahead so seldom that no bar where it does is among those tried.
 
 A feature at bar t may use the bars t - look_back + 1 .. t. So its value must be the same
 - when the bars after t are left out, or are others;
@@ -13,15 +14,15 @@ A feature at bar t may use the bars t - look_back + 1 .. t. So its value must be
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from enum import StrEnum
 
 import numpy as np
 import numpy.typing as npt
 
-from postval_assets.core.bars import COLUMNS, PRICE_COLUMNS, Bars
+from postval_assets.core.bars import COLUMNS, Bars
 from postval_assets.core.failures import Rejected
+from postval_assets.core.features.faults import CausalityReport, Fault, FeatureFault, shown_time
 from postval_assets.core.features.feature_set import FeatureSet, raw_features, require_prices
+from postval_assets.core.features.patchwork import Cutter, Patchwork, with_others
 from postval_assets.core.features.reference import REFERENCE_SETS
 
 Float32 = npt.NDArray[np.float32]
@@ -31,102 +32,18 @@ Columns = npt.NDArray[np.bool_]
 _ROWS = 8
 # Bars beside the look-back that are replaced by others.
 _OTHER_BARS = 40
-# Factors of their prices, by turns: another level, and a swing from bar to bar.
-_FACTORS = (1.13, 1.07)
 # Differences up to this share of the value, or of the feature's mean size, are taken for rounding.
 _OF_VALUE, _OF_SIZE = 1e-4, 1e-5
-# Instants of a whole inspection, and of the check before an evaluation: pairs of neighbours, and ends of sessions.
+# Instants of a whole inspection that are looked at closely: pairs of neighbours, and ends of sessions.
 _PAIRS, _ENDS = 8, 4
-_FEW_PAIRS, _FEW_ENDS = 1, 1
-
-
-class Fault(StrEnum):
-    """What a feature does that it may not, the worst first."""
-
-    NOT_REPEATABLE = "differs between two calls on the same bars"
-    SEES_LATER = "sees later bars"
-    BEYOND_LOOK_BACK = "sees more than its look-back"
-    HISTORY_START = "depends on where the history starts"
-    NOT_FINITE = "is not finite"
-
-
-_COMPARED = {
-    Fault.NOT_REPEATABLE: "on a second call",
-    Fault.SEES_LATER: "when the bars after it are left out or are others",
-    Fault.BEYOND_LOOK_BACK: "when the bars before its look-back of {look_back} are left out or are others",
-    Fault.HISTORY_START: "when the history starts at another bar",
-}
-
-
-@dataclass(frozen=True)
-class FeatureFault:
-    """A feature that does not keep to the rule, at the first bar where it was seen.
-
-    Attributes:
-        feature: its name.
-        fault: what it does.
-        bar: index into the bars.
-        ts: open of that bar, UTC.
-        value: with all bars.
-        other: the value that should be the same and is not; NaN for NOT_FINITE.
-        look_back: of the set.
-    """
-
-    feature: str
-    fault: Fault
-    bar: int
-    ts: np.datetime64
-    value: float
-    other: float
-    look_back: int
-
-    def __str__(self) -> str:
-        """One line: the feature, what it does, and where."""
-        at = f"at {_shown(self.ts)} (bar {self.bar}) it is {self.value:.6g}"
-        if self.fault is Fault.NOT_FINITE:
-            return f"{self.feature} {self.fault}: {at}"
-        compared = _COMPARED[self.fault].format(look_back=self.look_back)
-        return f"{self.feature} {self.fault}: {at}, and {self.other:.6g} {compared}"
-
-
-@dataclass(frozen=True)
-class CausalityReport:
-    """What an inspection found.
-
-    Attributes:
-        feature_set: name of the set.
-        symbol, timeframe, n_bars: of the bars.
-        instants: indices of the bars that were looked at closely.
-        faults: at most one a feature, the worst; in the order of the features.
-        changed_input: what the set did to the frame that it was given; None where it left it alone.
-    """
-
-    feature_set: str
-    symbol: str
-    timeframe: str
-    n_bars: int
-    instants: tuple[int, ...]
-    faults: tuple[FeatureFault, ...]
-    changed_input: str | None
-
-    @property
-    def is_clean(self) -> bool:
-        """Whether nothing was found."""
-        return not self.faults and self.changed_input is None
-
-    def problems(self) -> tuple[str, ...]:
-        """What is wrong, a line each; empty where nothing is."""
-        changed = () if self.changed_input is None else (_told_change(self.changed_input),)
-        return (*changed, *map(str, self.faults))
-
-    def __str__(self) -> str:
-        """A line about the whole, then one for each problem."""
-        found = "keeps to its look-back" if self.is_clean else f"{len(self.problems())} problem(s)"
-        head = (
-            f"feature set {self.feature_set} on {self.n_bars} bars of {self.symbol} ({self.timeframe}), "
-            f"{len(self.instants)} of them looked at closely: {found}"
-        )
-        return "\n".join([head, *(f"  {problem}" for problem in self.problems())])
+# Bars computed at most in the patchworks of a whole inspection, and how many patchworks at most and at least.
+_SWEPT_BARS, _MOST_SWEEPS, _FEWEST_SWEEPS = 500_000, 24, 4
+# The same in the check before an evaluation.
+_FEW_SWEPT_BARS, _FEW_SWEEPS = 15_000, 3
+# Cuts of a patchwork that are looked at alone, where a set refuses it.
+_CUTS_ALONE = 3
+# Rows where a patchwork differs that are looked at closely, for each feature: rounding must not cost more.
+_CLOSER_LOOKS = 3
 
 
 class PromiseBroken(Rejected):
@@ -134,7 +51,10 @@ class PromiseBroken(Rejected):
 
 
 def inspect_feature_set(feature_set: FeatureSet, bars: Bars) -> CausalityReport:
-    """Look closely at a set on some bars: at evenly spread instants and at the ends of sessions.
+    """Look closely at a set on some bars, and at many more bars less closely.
+
+    The close looks are at evenly spread instants and at ends of sessions. Then patchworks of the bars are computed,
+    with cuts at all hours of the week and at bars without volume; where one differs, a close look decides.
 
     Args:
         feature_set: of the reference or of a plug-in.
@@ -151,16 +71,20 @@ def inspect_feature_set(feature_set: FeatureSet, bars: Bars) -> CausalityReport:
     require_prices(bars)
     probe = _Probe(feature_set, bars)
     probe.take_whole(probe.run(bars), again=probe.run(bars))
-    instants = _instants(feature_set, bars, _PAIRS, _ENDS)
+    instants = _instants(feature_set, bars)
     for instant in instants:
         probe.look(instant)
-    return probe.report(instants)
+    n_sweeps = min(max(_SWEPT_BARS // len(bars), _FEWEST_SWEEPS), _MOST_SWEEPS)
+    cutter = Cutter(bars, feature_set.look_back)
+    for _ in range(n_sweeps):
+        instants += probe.sweep(cutter.next())
+    return probe.report(sorted(set(instants)))
 
 
 def require_causal(feature_set: FeatureSet, bars: Bars, features: Float32) -> None:
-    """Refuse a plug-in that is seen to look ahead at a few instants; the reference sets are held by tests.
+    """Refuse a plug-in that is seen to look ahead at some instants; the reference sets are held by tests.
 
-    Costs as many computations of little more than the look-back as there are instants, three at most.
+    Costs one computation of little more than the look-back, and three of all bars (one, where there are many).
 
     Args:
         feature_set: that an evaluation is about to use.
@@ -174,17 +98,19 @@ def require_causal(feature_set: FeatureSet, bars: Bars, features: Float32) -> No
         return
     probe = _Probe(feature_set, bars)
     probe.take_whole(features)
-    instants = _instants(feature_set, bars, _FEW_PAIRS, _FEW_ENDS)
-    for instant in instants:
-        probe.glance(instant)
-        problems = probe.report(instants).problems()
-        if problems:
-            more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-            raise PromiseBroken(
-                f"feature set {feature_set.name} on bars of {bars.symbol} ({bars.timeframe}): {problems[0]}{more}; "
-                f"expected features of the {feature_set.look_back} bars up to each bar alone "
-                f"(postval features check {feature_set.name})"
-            )
+    probe.glance((feature_set.look_back - 1 + len(bars) - 2) // 2)
+    cutter = Cutter(bars, feature_set.look_back)
+    n_sweeps = min(max(_FEW_SWEPT_BARS // len(bars), 1), _FEW_SWEEPS)
+    while not probe.report(()).problems() and cutter.n_made < n_sweeps:
+        probe.sweep(cutter.next())
+    problems = probe.report(()).problems()
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise PromiseBroken(
+            f"feature set {feature_set.name} on bars of {bars.symbol} ({bars.timeframe}): {problems[0]}{more}; "
+            f"expected features of the {feature_set.look_back} bars up to each bar alone "
+            f"(postval features check {feature_set.name})"
+        )
 
 
 class _Probe:
@@ -197,6 +123,7 @@ class _Probe:
         self.size = np.empty(0)
         self.faults: dict[str, FeatureFault] = {}
         self.changed_input: str | None = None
+        self.n_closer = np.zeros(len(feature_set.market_features), dtype=np.int64)
 
     def run(self, bars: Bars) -> Float32:
         """The set's values for bars; what it does to its frame is noted."""
@@ -227,8 +154,8 @@ class _Probe:
         """One computation on other bars before and after; only where that differs, a closer look."""
         first, start, stop = self._place(instant)
         begin, end = max(start - _OTHER_BARS, 0), min(stop + _OTHER_BARS, len(self.bars))
-        surrounded = _with_others(self.bars.slice(begin, end), 0, start - begin)
-        surrounded = _with_others(surrounded, stop - begin, end - begin)
+        surrounded = with_others(self.bars.slice(begin, end), 0, start - begin)
+        surrounded = with_others(surrounded, stop - begin, end - begin)
         try:
             values = self.run(surrounded)[first - begin : stop - begin]
         except Rejected:
@@ -238,24 +165,63 @@ class _Probe:
         if self._differing(self.whole[first:stop], values).any():
             self.look(instant)
 
-    def look(self, instant: int) -> None:
+    def sweep(self, patchwork: Patchwork) -> tuple[int, ...]:
+        """Compare every row whose look-back is real in a patchwork; where one differs, a closer look decides.
+
+        Returns:
+            The bars that were followed by others or by nothing: a few, where the set refuses bars that never were.
+        """
+        try:
+            values = self.run(patchwork.bars)[patchwork.places]
+        except Rejected:
+            few = patchwork.cuts[:_CUTS_ALONE]
+            for cut in few:
+                self._look_alone(*self._place(cut))
+            return few
+        expected = self.whole[patchwork.rows]
+        differing = self._differing(expected, values)
+        for column in np.flatnonzero(differing.any(axis=0)):
+            if (
+                self.feature_set.market_features[column] in self.faults
+                or self.n_closer[column] == _CLOSER_LOOKS
+            ):
+                continue
+            self.n_closer[column] += 1
+            # The greatest difference is the least likely to be rounding; a value that is missing is none.
+            size = np.abs(expected[:, column].astype(np.float64) - values[:, column])
+            row = int(np.argmax(np.where(differing[:, column], np.nan_to_num(size, nan=np.inf), -1.0)))
+            self.look(int(patchwork.rows[row]), n_rows=1)
+            self._look_within(patchwork, row)
+        return patchwork.cuts
+
+    def _look_within(self, patchwork: Patchwork, row: int) -> None:
+        """Compare one row of a patchwork with that of the bars up to it: some look ahead there and nowhere else."""
+        place, first = int(patchwork.places[row]), int(patchwork.rows[row])
+        begin = max(place - self.feature_set.look_back + 1 - _OTHER_BARS, 0)
+        around = patchwork.bars.slice(begin, min(place + 1 + _OTHER_BARS, len(patchwork.bars)))
+        until = self._rows(around.slice(0, place + 1 - begin), 1)
+        later = self._rows(around, len(around) - (place - begin))[:1]
+        self._note(Fault.SEES_LATER, self._differing(until, later), first, until, later)
+
+    def look(self, instant: int, n_rows: int = _ROWS) -> None:
         """Compare the rows up to an instant with those of the bars up to it alone, and beside other bars."""
-        first, start, stop = self._place(instant)
+        first, start, stop = self._place(instant, n_rows)
         alone, n_rows = self._look_alone(first, start, stop), stop - first
         expected = self.whole[first:stop]
         end = min(stop + _OTHER_BARS, len(self.bars))
-        followed = _with_others(self.bars.slice(start, end), stop - start, end - start)
-        later = self._rows(followed, n_rows + end - stop)[:n_rows]
-        other = np.where(self._differing(expected, later), later, alone)
-        self._note(Fault.SEES_LATER, self._differing(alone, later), first, expected, other)
+        for upwards in (True, False):
+            followed = with_others(self.bars.slice(start, end), stop - start, end - start, upwards=upwards)
+            later = self._rows(followed, n_rows + end - stop)[:n_rows]
+            other = np.where(self._differing(expected, later), later, alone)
+            self._note(Fault.SEES_LATER, self._differing(alone, later), first, expected, other)
         begin = max(start - _OTHER_BARS, 0)
-        earlier = self._rows(_with_others(self.bars.slice(begin, stop), 0, start - begin), n_rows)
+        earlier = self._rows(with_others(self.bars.slice(begin, stop), 0, start - begin), n_rows)
         self._attribute(self._differing(earlier, alone), first, start, stop, alone)
 
-    def _place(self, instant: int) -> tuple[int, int, int]:
+    def _place(self, instant: int, n_rows: int = _ROWS) -> tuple[int, int, int]:
         """First row compared, first bar of its look-back, and the bar after the instant."""
         look_back = self.feature_set.look_back
-        first = max(instant - _ROWS + 1, look_back - 1)
+        first = max(instant - n_rows + 1, look_back - 1)
         return first, first - look_back + 1, instant + 1
 
     def _look_alone(self, first: int, start: int, stop: int) -> Float32:
@@ -279,7 +245,7 @@ class _Probe:
         if not rest.any():
             return
         try:
-            others = self._rows(_with_others(self.bars.slice(0, stop), 0, start), n_rows)
+            others = self._rows(with_others(self.bars.slice(0, stop), 0, start), n_rows)
         except PromiseBroken:  # it does not like bars that never were, which is no fault by itself
             others = alone
         older = self._differing(until, others)
@@ -292,8 +258,8 @@ class _Probe:
             return self.run(bars)[-n_rows:]
         except Rejected as error:
             raise PromiseBroken(
-                f"{error}; it was given {len(bars)} valid bars, {_shown(bars.ts[0])} to {_shown(bars.ts[-1])}, and "
-                f"its look-back is {self.feature_set.look_back}"
+                f"{error}; it was given {len(bars)} valid bars, {shown_time(bars.ts[0])} to "
+                f"{shown_time(bars.ts[-1])}, and its look-back is {self.feature_set.look_back}"
             ) from error
 
     def _differing(self, a: Float32, b: Float32) -> Columns:
@@ -339,45 +305,14 @@ class _Probe:
         )
 
 
-def _shown(ts: np.datetime64) -> str:
-    return f"{ts.astype('datetime64[m]')}Z"
-
-
-def _told_change(what: str) -> str:
-    return f"it changes the frame of bars that it is given ({what}): let it work on a copy"
-
-
-def _instants(feature_set: FeatureSet, bars: Bars, n_pairs: int, n_ends: int) -> list[int]:
+def _instants(feature_set: FeatureSet, bars: Bars) -> list[int]:
     """Bars to look at: pairs of neighbours spread evenly, and the last bars before the longest times without any.
 
     Neighbours, because a longer bar that is known from its start shows itself everywhere but at its own last bar.
     """
     first, last = feature_set.look_back - 1, len(bars) - 1
-    spread = np.linspace(first, last - 1, n_pairs + 2)[1:-1].round().astype(int)
+    spread = np.linspace(first, last - 1, _PAIRS + 2)[1:-1].round().astype(int)
     waits = np.diff(bars.ts[first:]).astype(np.int64)
     # Of equal waits the latest come first, so that bars without sessions give the ends of the series.
-    ends = first + np.argsort(waits, kind="stable")[::-1][:n_ends]
+    ends = first + np.argsort(waits, kind="stable")[::-1][:_ENDS]
     return sorted({int(t) for t in (*spread, *(spread + 1), *ends)})
-
-
-def _with_others(bars: Bars, start: int, stop: int) -> Bars:
-    """The same bars, with others in the places start .. stop-1, which lie at one end.
-
-    Others are the old ones mirrored at the price of the bar that they adjoin, on another level, swinging from bar to
-    bar, with other volumes, and one bar's time further off: every column differs, and all of it could have happened.
-    """
-    if stop <= start:
-        return bars
-    places = slice(start, stop)
-    neighbour = stop if start == 0 else start - 1
-    mirror = 2.0 * np.log(bars.close[neighbour])
-    swing = np.log(np.resize(_FACTORS, stop - start))
-    prices = {name: getattr(bars, name).copy() for name in PRICE_COLUMNS}
-    mirrored = {"open": "open", "high": "low", "low": "high", "close": "close"}
-    for name, source in mirrored.items():
-        prices[name][places] = np.exp(mirror - np.log(getattr(bars, source)[places]) + swing)
-    volume, ts = bars.volume.copy(), bars.ts.copy()
-    known = volume[places] >= 0.0
-    volume[places] = np.where(known, 2.0 * volume[places] + 1.0, 1000.0)
-    ts[places] += -bars.timeframe.delta if start == 0 else bars.timeframe.delta
-    return replace(bars, ts=ts, volume=volume, **prices)
