@@ -47,7 +47,9 @@ class _Main(click.Group):
 @click.option(
     "--data-dir", type=click.Path(path_type=Path), help="Data directory (default data/; POSTVAL_DATA_DIR)."
 )
-@click.option("--bars", "bars_source", help="Bars: sample, parquet:DIR or csv:DIR (POSTVAL_BARS_SOURCE).")
+@click.option(
+    "--bars", "bars_source", help="Bars: sample, alpaca, parquet:DIR or csv:DIR (POSTVAL_BARS_SOURCE)."
+)
 @click.pass_context
 def main(ctx: click.Context, data_dir: Path | None, bars_source: str | None) -> None:
     """Decides whether a freshly trained trading model may trade: LIVE, PAPER, RETRAIN or DROP."""

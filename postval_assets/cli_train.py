@@ -49,7 +49,9 @@ log = logging.getLogger("postval.train")
     required=True,
     help="Folder of the archive, such as the inbox.",
 )
-@click.option("--bars", "bars_source", help="Bars: sample, parquet:DIR or csv:DIR; as before the command.")
+@click.option(
+    "--bars", "bars_source", help="Bars: sample, alpaca, parquet:DIR or csv:DIR; as before the command."
+)
 @click.option("--timeframe", default="1Hour", show_default=True, help="Of the bars that the models act on.")
 @click.option("--since", help="Train on bars that open from then on, e.g. 2022-01-01.")
 @click.option(
@@ -190,11 +192,13 @@ def _training_parts(
     settings: Settings, symbols: str, choice: BarChoice
 ) -> tuple[list[Bars], list[tuple[str, str]]]:
     """The training bars of each symbol that has some, and why others have none: those of ``all`` are only told."""
-    from postval_assets.io.bar_source import open_bar_source
+    from postval_assets.io.bar_source import is_remote, open_bar_source
     from postval_assets.trainer.history import bars_needed, training_bars
 
-    source = open_bar_source(settings.bars_source, sample_dir=settings.sample_dir)
+    source = open_bar_source(settings.bars_source, sample_dir=settings.sample_dir, alpaca=settings)
     all_there_are = symbols.strip() == "all"
+    if all_there_are and is_remote(source):
+        raise Rejected(f"--symbols all: bars source {source.name} does not list its symbols; name them")
     given = source.symbols() if all_there_are else names_in(symbols) or ()
     series: list[Bars] = []
     failures: list[tuple[str, str]] = []

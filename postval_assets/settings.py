@@ -9,12 +9,14 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import math
 import os
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -24,6 +26,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from postval_assets.core.bar_quality import DEFAULT_LIMITS, Check, QualityLimit
 from postval_assets.core.costs import ExecutionRules
 from postval_assets.core.decision import POLICIES
 from postval_assets.core.failures import Rejected
@@ -34,7 +37,9 @@ from postval_assets.core.model_spec import ACTIVATIONS
 from postval_assets.core.walk_forward import GradeLimits
 
 # Variables that are read elsewhere than in a field of Settings.
-_OTHER_VARIABLES = frozenset({"POSTVAL_SETTINGS_FILE", "POSTVAL_ALPACA_URL"})
+_OTHER_VARIABLES = frozenset({"POSTVAL_SETTINGS_FILE"})
+# Alpaca's own names for its keys (io/alpaca_keys.py); they are no settings, so that no file of settings holds a secret.
+_ALPACA_VARIABLES = ("APCA_API_KEY_ID", "APCA_API_SECRET_KEY", "ALPACA_KEYS_FILE")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -59,10 +64,31 @@ class ThresholdTable(BaseModel):
     review: LimitTable
 
 
+class QualityTable(BaseModel):
+    """A user's own limits of one check of bars in postval.toml: ``[quality.CHECK]``; ``inf`` is never."""
+
+    # Settings travel to Dagster's resource as JSON, which has no infinity of its own.
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+    warn: float | None = Field(None, ge=0)
+    error: float | None = Field(None, ge=0)
+
+    def over(self, default: QualityLimit) -> QualityLimit:
+        """The limits in force: what is given, else the default."""
+        chosen = (
+            default.warn if self.warn is None else self.warn,
+            default.error if self.error is None else self.error,
+        )
+        warn, error = (None if limit is not None and math.isinf(limit) else limit for limit in chosen)
+        return QualityLimit(warn, error)
+
+
 class Settings(BaseSettings):
     """All settings of postval."""
 
-    model_config = SettingsConfigDict(env_prefix="POSTVAL_", extra="forbid", frozen=True, toml_file=None)
+    model_config = SettingsConfigDict(
+        env_prefix="POSTVAL_", extra="forbid", frozen=True, toml_file=None, hide_input_in_errors=True
+    )
 
     data_dir: Path = Field(
         Path("data"), description="Where everything that runs write goes; it can be moved."
@@ -73,12 +99,38 @@ class Settings(BaseSettings):
     )
     port: int = Field(3000, ge=1, le=65535, description="Port of the web UI on 127.0.0.1.")
 
-    bars_source: str = Field("sample", description="`sample`, `parquet:DIR` or `csv:DIR`.")
+    bars_source: str = Field("sample", description="`sample`, `alpaca`, `parquet:DIR` or `csv:DIR`.")
     base_timeframe: Timeframe = Field(
         Timeframe.HOUR_1, description="Bars are stored in this timeframe; longer ones are made from it."
     )
+    history_days: int = Field(
+        800,
+        ge=1,
+        description="Days of bars that a source of the network is asked for; the longest plan and its look-back fit.",
+    )
+    alpaca_url: str | None = Field(
+        None, description="Alpaca's data host, where it is another (a proxy, a test server)."
+    )
+    alpaca_feed: Literal["sip", "iex", "delayed_sip", "otc", "boats", "overnight"] | None = Field(
+        None, description="Feed of stocks; the best one that the account has where not set."
+    )
+    alpaca_requests_per_minute: int = Field(
+        200, ge=1, le=100_000, description="Requests to Alpaca in any minute; free accounts have 200."
+    )
+    alpaca_timeout_s: float = Field(
+        30.0, gt=0, description="Silence of Alpaca after which a request is repeated."
+    )
     symbol_classes: dict[str, AssetClass] = Field(
         default_factory=dict, description="Exceptions to the asset class that a symbol's name implies."
+    )
+    quality: dict[Check, QualityTable] = Field(
+        default_factory=dict,
+        description="Your own limits of the checks of bars, `[quality.CHECK]` with `warn` and `error`.",
+    )
+    quality_recent_days: int = Field(
+        450,
+        ge=1,
+        description="Days before the newest bar in which bad bars are an ERROR; older ones are a WARN.",
     )
 
     plans: Annotated[tuple[str, ...], NoDecode] = Field(
@@ -164,6 +216,17 @@ class Settings(BaseSettings):
             )
         return tuple(dict.fromkeys(value))
 
+    @field_validator("alpaca_url")
+    @classmethod
+    def _plain_host(cls, value: str | None) -> str | None:
+        if not value:
+            return None
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname or "@" in value or parts.query:
+            # Without the value, which may hold a password.
+            raise ValueError("expected https://HOST[:PORT][/PATH], without a user name or a query")
+        return value.rstrip("/")
+
     @field_validator("symbol_classes")
     @classmethod
     def _bare_symbols(cls, value: dict[str, AssetClass]) -> dict[str, AssetClass]:
@@ -205,6 +268,11 @@ class Settings(BaseSettings):
         """Where archives are dropped."""
         return self.inbox_dir or self.data_dir / "inbox"
 
+    @property
+    def alpaca_variables(self) -> dict[str, SecretStr]:
+        """Those variables of the environment that hold Alpaca's keys or name their file; never shown, never kept."""
+        return {name: SecretStr(os.environ[name]) for name in _ALPACA_VARIABLES if os.environ.get(name)}
+
     @cached_property
     def execution_rules(self) -> ExecutionRules:
         """The numbers of execution."""
@@ -231,6 +299,15 @@ class Settings(BaseSettings):
             marginal_sharpe_std=self.marginal_sharpe_std,
             lucky_positive_share=self.lucky_positive_share,
         )
+
+    @property
+    def quality_limits(self) -> dict[Check, QualityLimit]:
+        """Limits of every check of bars."""
+        own = self.quality
+        return {
+            check: own[check].over(limit) if check in own else limit
+            for check, limit in DEFAULT_LIMITS.items()
+        }
 
     @cached_property
     def gate_thresholds(self) -> Thresholds:
@@ -299,6 +376,10 @@ def environment(settings: Settings) -> dict[str, str]:
 def child_environment(settings: Settings) -> dict[str, str]:
     """The whole environment of a child process that works on this data directory."""
     inherited = {name: value for name, value in os.environ.items() if name != "POSTVAL_INBOX_DIR"}
+    keys_file = inherited.get("ALPACA_KEYS_FILE")
+    if keys_file:
+        # The child may run in another folder.
+        inherited["ALPACA_KEYS_FILE"] = str(Path(keys_file).expanduser().absolute())
     return {**inherited, **environment(settings), "PYTHONUNBUFFERED": "1"}
 
 

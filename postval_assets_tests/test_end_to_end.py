@@ -240,11 +240,14 @@ def test_partitions_are_materialized_and_checks_have_results(story: Story, both_
         "models_are_usable",
         "claims_are_valid",
         "symbols_have_bars",
+        "bars_are_sound",
         "backtests_are_computed",
         "folds_are_computed",
         "inputs_are_current",
     }
     results = {name: c["executionForLatestMaterialization"] for name, c in checks.items()}
+    stale = results.pop("bars_are_sound")
+    assert not stale["evaluation"]["success"], "the sample's bars, given as somebody's own, ended long ago"
     of_runs = {name: r for name, r in results.items() if name != "inputs_are_current"}
     assert all(r["evaluation"]["success"] for r in of_runs.values()), of_runs
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import dagster as dg
 
@@ -22,6 +23,7 @@ from postval_assets.commands.occupancy import is_held
 from postval_assets.core.failures import PostvalError
 from postval_assets.core.features.registry import load_feature_sets
 from postval_assets.defs.run_records import WORKED_ON, orphans, runs
+from postval_assets.io.bar_source import is_remote
 from postval_assets.io.inbox import FileHasher, InboxCursor, scan_inbox
 from postval_assets.io.warehouse import kept_aside
 from postval_assets.pipeline.archives import archive_limits
@@ -32,6 +34,7 @@ from postval_assets.settings import Settings, export_environment
 _PACKAGES = ("dagster", "dagster-webserver", "duckdb", "pandas", "numpy", "torch")
 _LOW_DISK_GB = 5.0
 _OLD_BARS = timedelta(days=7)
+_THIS_MACHINE = ("127.0.0.1", "localhost", "::1")
 
 
 class Severity(StrEnum):
@@ -126,13 +129,32 @@ def _data_directory(platform: Platform) -> Iterator[Finding]:
 def _bars(platform: Platform) -> Iterator[Finding]:
     spec = platform.settings.bars_source
     require_one_kind_of_bars(platform)
-    symbols = platform.bar_source().symbols()
-    if symbols:
+    source = platform.bar_source()
+    symbols = source.symbols()
+    if is_remote(source):
+        yield from _alpaca(platform)
+    elif symbols:
         shown = ", ".join(symbols[:8]) + (", ..." if len(symbols) > 8 else "")
         yield Finding(Severity.OK, "bars source", f"{spec}: {len(symbols)} symbols ({shown})")
     else:
         mend = "put SYMBOL_1Hour.parquet (or .csv) files there, or set POSTVAL_BARS_SOURCE"
         yield Finding(Severity.ERROR, "bars source", f"{spec} holds no symbols", mend)
+
+
+def _alpaca(platform: Platform) -> Iterator[Finding]:
+    """Where bars are asked for, and that there are keys: whether they are right, only a request could tell."""
+    s = platform.settings
+    host = s.alpaca_url or "Alpaca's own host"
+    plain = (s.alpaca_url or "").startswith("http:") and urlsplit(
+        s.alpaca_url or ""
+    ).hostname not in _THIS_MACHINE
+    yield Finding(
+        Severity.NOTE if plain else Severity.OK,
+        "bars source",
+        f"alpaca: {host}, keys are there, feed {s.alpaca_feed or 'the best of the account'}, "
+        f"at most {s.alpaca_requests_per_minute} requests a minute",
+        "the keys go there unencrypted: use https in POSTVAL_ALPACA_URL" if plain else None,
+    )
 
 
 def _feature_sets(platform: Platform) -> Iterator[Finding]:

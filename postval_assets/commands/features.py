@@ -21,6 +21,7 @@ from postval_assets.core.features.patchwork import empty_bars
 from postval_assets.core.features.reference import REFERENCE_SETS
 from postval_assets.core.features.registry import LoadedFeatureSets, load_feature_sets
 from postval_assets.core.instruments import AssetClass, Timeframe, parse_symbol, parse_timeframe
+from postval_assets.io.bar_source import is_remote
 from postval_assets.pipeline.market import in_timeframe
 from postval_assets.pipeline.platform import Platform
 from postval_assets.report.text import table
@@ -148,7 +149,10 @@ def check_feature_set(platform: Platform, name: str, symbol: str | None, timefra
         Rejected: where there is no such set, or there are no bars to check it on.
     """
     feature_set, length = feature_set_named(name), parse_timeframe(timeframe)
-    symbols = platform.bar_source().symbols() if symbol is None else (parse_symbol(symbol),)
+    source = platform.bar_source()
+    if symbol is None and is_remote(source):
+        raise Rejected(f"bars source {source.name} does not list its symbols: name one with --symbol")
+    symbols = source.symbols() if symbol is None else (parse_symbol(symbol),)
     usable: list[Bars] = []
     skipped: list[SymbolCheck] = []
     for one in _by_turns(platform, symbols):

@@ -52,6 +52,9 @@ WRITERS: Mapping[str, tuple[Kind, str]] = {
     "gating_scores": (Kind.INTAKE, "`gating_scores`"),
     "bars": (Kind.MARKET, "`bars`"),
     "bar_loads": (Kind.MARKET, "`bars`"),
+    "bar_coverage": (Kind.MARKET, "`bars`"),
+    "bar_restatements": (Kind.MARKET, "`bars`"),
+    "bar_quality": (Kind.MARKET, "`bars`, after loading"),
     "evaluations": (
         Kind.EVALUATION,
         "`backtest_results`, `walk_forward_evaluations` and `fold_results`: the first to evaluate a model",
@@ -211,6 +214,8 @@ ASSUMED. It takes effect when the archive is extracted again: `postval validate 
 `[symbol_classes]` lists exceptions to the rule that a symbol ending in USD, USDT or USDC after at least three
 characters is crypto. The values are `equity` and `crypto`.
 
+`[quality.CHECK]` has your own limits of a check of bars; [bar-quality.md](bar-quality.md) lists the checks.
+
 ## What a change does to results that are there
 
 - The settings of execution (`capital` to `session` in the table) and `symbol_classes` are part of each fold's digest.
@@ -219,6 +224,7 @@ characters is crypto. The values are `equity` and `crypto`.
   decided stays as it is until its folds change, or `postval backfill` or the UI runs it again.
 - Thresholds, `feature_sets`, `default_activation` and `config_prefixes` count when an archive is extracted and gated
   again: `postval validate FILE.zip`.
+- The limits of `quality` count at the next load of bars.
 - `decision_policy` only chooses which of the recorded decisions is printed and staged.
 
 ## Set by postval itself

@@ -50,6 +50,7 @@ class Reason(StrEnum):
     ASSUMED_ACTIVATION = "ASSUMED_ACTIVATION"
     TRAINING_WINDOW_UNKNOWN = "TRAINING_WINDOW_UNKNOWN"
     SIMULATED_BARS = "SIMULATED_BARS"
+    BAR_QUALITY = "BAR_QUALITY"
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,8 @@ class ModelVerdict:
         gate_reason: why the gate dropped it.
         features_assumed, activation_assumed: whether these were only guessed.
         simulated_bars: whether its bars are the sample's, which are not a market's.
+        bar_warnings: checks of its bars that warn, in words.
+        bar_errors: checks that would stop an evaluation now, in words; its folds are from before.
     """
 
     usable: bool
@@ -72,6 +75,8 @@ class ModelVerdict:
     features_assumed: bool
     activation_assumed: bool
     simulated_bars: bool = False
+    bar_warnings: tuple[str, ...] = ()
+    bar_errors: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -158,6 +163,8 @@ def _caps(model: ModelVerdict, summary: WalkForwardSummary, folds: Sequence[Fold
         caps.append(Reason.ASSUMED_FEATURES)
     if model.activation_assumed:
         caps.append(Reason.ASSUMED_ACTIVATION)
+    if model.bar_errors and summary.n_computed:
+        caps.append(_with(Reason.BAR_QUALITY, f"ERROR: {', '.join(model.bar_errors)}"))
     return tuple(caps)
 
 
@@ -169,6 +176,8 @@ def _always_shown(
         reasons.append(Reason.TRAINING_WINDOW_UNKNOWN)
     if folds and model.simulated_bars:
         reasons.append(Reason.SIMULATED_BARS)
+    if folds and model.bar_warnings:
+        reasons.append(_with(Reason.BAR_QUALITY, ", ".join(model.bar_warnings)))
     return tuple(reasons)
 
 
@@ -197,5 +206,5 @@ class DecisionPolicy:
 
 
 POLICIES: Mapping[str, DecisionPolicy] = {
-    "standard": DecisionPolicy("standard", "1", decide_standard),
+    "standard": DecisionPolicy("standard", "2", decide_standard),
 }

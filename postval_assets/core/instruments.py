@@ -16,6 +16,9 @@ from postval_assets.core.failures import Rejected
 # Symbols appear in partition keys ("365d-01|AAPL"), file names, queries and pages: only what is harmless there.
 _SYMBOL = re.compile(r"[A-Z0-9]{1,15}(\.[A-Z0-9]{1,4})?\Z")
 _CRYPTO = re.compile(r"[A-Z0-9]{3,}(USD|USDT|USDC)\Z")
+# What a pair's price is in, as its symbol ends. The first that fits counts: BTCUSDT is BTC/USDT, USDCUSD is USDC/USD.
+# BTC comes last, because only an exception in the settings makes a symbol such as ETHBTC a pair.
+_QUOTES = ("USDT", "USDC", "USD", "EUR", "ETH", "BTC")
 
 
 class AssetClass(StrEnum):
@@ -70,6 +73,27 @@ def parse_symbol(text: str) -> str:
     raise Rejected(
         f"symbol {shown} is not usable: expected 1 to 15 of A-Z and 0-9, "
         "optionally a share class after a dot, such as AAPL, BRK.B, BTCUSD or BTC/USD"
+    )
+
+
+def alpaca_symbol(symbol: str, asset_class: AssetClass) -> str:
+    """The symbol as Alpaca spells it: pairs with a slash (``BTC/USD``), class shares with their dot (``BRK.B``).
+
+    Args:
+        symbol: as parse_symbol spells it; parse_symbol turns Alpaca's spelling back into it.
+        asset_class: pairs are the symbols of crypto.
+
+    Raises:
+        Rejected: for a symbol of crypto that ends in no currency that pairs are quoted in.
+    """
+    if asset_class is AssetClass.EQUITY:
+        return symbol
+    for quote in _QUOTES:
+        base = symbol.removesuffix(quote)
+        if base and base != symbol:
+            return f"{base}/{quote}"
+    raise Rejected(
+        f"symbol {symbol} names no crypto pair: expected one that ends in {', '.join(_QUOTES)}, such as BTCUSD"
     )
 
 

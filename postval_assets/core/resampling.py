@@ -122,10 +122,21 @@ def _equity_bins(bars: Bars, timeframe: Timeframe) -> _Bins:
     return _Bins(start, np.minimum(uncut + timeframe.delta, next_midnight[day]))
 
 
+def local_time_of_day(ts: Timestamps) -> npt.NDArray[np.timedelta64]:
+    """Time since midnight on New York's clock of each UTC timestamp."""
+    local = _local(ts)
+    return np.asarray(local - local.astype("datetime64[D]"))
+
+
+def _local(ts: Timestamps) -> Timestamps:
+    """Each UTC timestamp on New York's clock, naive."""
+    local = pd.DatetimeIndex(ts).tz_localize("UTC").tz_convert(EXCHANGE_TIMEZONE).tz_localize(None)
+    return np.asarray(local.to_numpy(), dtype="datetime64[us]")
+
+
 def _local_dates(ts: Timestamps) -> Timestamps:
     """New York calendar date of each UTC timestamp, as its naive midnight in microseconds."""
-    local = pd.DatetimeIndex(ts).tz_localize("UTC").tz_convert(EXCHANGE_TIMEZONE).tz_localize(None)
-    return local.to_numpy().astype("datetime64[D]").astype("datetime64[us]")
+    return _local(ts).astype("datetime64[D]").astype("datetime64[us]")
 
 
 def _to_utc(date: Timestamps, time_of_day: np.timedelta64 | None = None) -> Timestamps:

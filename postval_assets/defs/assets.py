@@ -6,12 +6,13 @@ Here: one asset a table. A body finds out what its run is about, calls its stage
 import dagster as dg
 
 from postval_assets.pipeline.archives import verify_archive
+from postval_assets.pipeline.bar_checks import check_bars
 from postval_assets.pipeline.deciding import decide_models
 from postval_assets.pipeline.evaluation import evaluate_backtests, evaluate_folds, selections_of
 from postval_assets.pipeline.evidencing import weigh_archive
 from postval_assets.pipeline.extraction import extract_models
 from postval_assets.pipeline.gate import gate_models
-from postval_assets.pipeline.market import load_bars
+from postval_assets.pipeline.loading import load_bars
 from postval_assets.pipeline.summarizing import summarize_folds
 
 from .catalogue import (
@@ -19,6 +20,7 @@ from .catalogue import (
     SYMBOL_OF_FOLD,
     report_evidence,
     report_folds,
+    report_quality,
     report_stage,
     run_stage,
     symbol_asset,
@@ -99,15 +101,30 @@ def gating_scores(context: dg.AssetExecutionContext, platform: PlatformResource)
             "symbols_have_bars",
             asset="bars",
             description="The source delivered the bars of every symbol in every timeframe that its models need.",
-        )
+        ),
+        dg.AssetCheckSpec(
+            "bars_are_sound",
+            asset="bars",
+            description=(
+                "No check of bar_quality finds anything in the stored bars. A WARN goes into the reasons of decisions, "
+                "an ERROR stops the symbol's evaluation."
+            ),
+        ),
     ],
-    description="One row a bar (symbol x timeframe x opening time), merged from the configured source.",
+    description=(
+        "One row a bar (symbol x timeframe x opening time), merged from the configured source, and their quality "
+        "(bar_quality)."
+    ),
 )
 def bars(context: dg.AssetExecutionContext, platform: PlatformResource) -> dg.MaterializeResult:
-    report = run_stage(
-        lambda: load_bars(platform.platform, list(context.partition_keys), run_id=context.run.run_id)
-    )
-    return report_stage(context, platform.platform, "bars", report, "symbols_have_bars")
+    symbols, run_id = list(context.partition_keys), context.run.run_id
+    try:
+        report = run_stage(lambda: load_bars(platform.platform, symbols, run_id=run_id))
+    finally:
+        # What was loaded before a source stopped answering is there, and is checked.
+        quality = run_stage(lambda: check_bars(platform.platform, symbols, run_id=run_id))
+    loaded = report_stage(context, platform.platform, "bars", report, "symbols_have_bars")
+    return report_quality(context, loaded, quality, "bars_are_sound")
 
 
 @symbol_asset(

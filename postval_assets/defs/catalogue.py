@@ -10,8 +10,10 @@ from typing import Any, TypeVar
 
 import dagster as dg
 
+from postval_assets.core.bar_quality import CHECKS, Severity
 from postval_assets.core.failures import Rejected, Unavailable
 from postval_assets.pipeline.archives import Delivery
+from postval_assets.pipeline.bar_checks import SymbolQuality
 from postval_assets.pipeline.evaluation import EvaluationReport
 from postval_assets.pipeline.evidencing import EvidenceReport
 from postval_assets.pipeline.platform import Platform, StageReport
@@ -96,6 +98,63 @@ def report_stage(
             )
     results = [overall_check(check, report)] if check is not None else []
     return dg.MaterializeResult(metadata=table_metadata(platform, table, report), check_results=results)
+
+
+def report_quality(
+    context: dg.AssetExecutionContext,
+    loaded: dg.MaterializeResult,
+    quality: Sequence[SymbolQuality],
+    check: str,
+) -> dg.MaterializeResult:
+    """Adds the verdict on each symbol's bars to what loading reported, with a table of all checks."""
+    for symbol in quality:
+        context.log_event(
+            dg.AssetCheckEvaluation(
+                asset_key=context.asset_key,
+                check_name=check,
+                passed=symbol.severity is Severity.OK,
+                severity=_dagster_severity([symbol]),
+                description=shown(symbol.problems()),
+                metadata={"checks": dg.MetadataValue.md(quality_table(symbol))},
+                partition=symbol.symbol,
+            )
+        )
+    problems = tuple(f"{q.symbol} {p}" for q in quality for p in q.problems())
+    overall = dg.AssetCheckResult(
+        check_name=check,
+        passed=not problems,
+        severity=_dagster_severity(quality),
+        description=shown(sorted(problems, key=lambda p: f" {Severity.ERROR}: " not in p)),
+        metadata={
+            "symbols with an ERROR": _names(quality, Severity.ERROR),
+            "symbols with a WARN": _names(quality, Severity.WARN),
+        },
+    )
+    return dg.MaterializeResult(metadata=loaded.metadata, check_results=[*loaded.check_results, overall])
+
+
+def _dagster_severity(quality: Sequence[SymbolQuality]) -> dg.AssetCheckSeverity:
+    is_error = any(q.severity is Severity.ERROR for q in quality)
+    return dg.AssetCheckSeverity.ERROR if is_error else dg.AssetCheckSeverity.WARN
+
+
+def _names(quality: Sequence[SymbolQuality], severity: Severity) -> str:
+    return ", ".join(q.symbol for q in quality if q.severity is severity) or "none"
+
+
+def quality_table(quality: SymbolQuality) -> str:
+    """Every check of a symbol's bars, a line each, in Markdown."""
+    lines = [
+        "| bars | check | verdict | value | recent | warn above | error above | |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for series in quality.series:
+        for f in series.findings:
+            figures = (f.value, f.recent_value, f.limit.warn, f.limit.error)
+            cells = ["" if x is None else f"{x:.4g}" for x in figures]
+            name = f"{f.check} ({CHECKS[f.check].unit})"
+            lines.append(f"| {series.timeframe} | {name} | {f.severity} | {' | '.join(cells)} | {f.detail} |")
+    return "\n".join(lines)
 
 
 def overall_check(check: str, report: StageReport) -> dg.AssetCheckResult:

@@ -37,6 +37,12 @@ archive_job = dg.define_asset_job(
     description="Everything that an arriving archive needs, for a range of its symbols.",
 )
 
+bars_job = dg.define_asset_job(
+    "bars_job",
+    selection=dg.AssetSelection.assets(bars),
+    description="Bars alone: what is missing of them up to now.",
+)
+
 evaluation_job = dg.define_asset_job(
     "evaluation_job",
     selection=dg.AssetSelection.assets(
@@ -57,7 +63,7 @@ evidence_job = dg.define_asset_job(
     description="The evidence of one archive, once all its models are decided.",
 )
 
-JOBS = [archive_job, evaluation_job, decision_job, evidence_job]
+JOBS = [archive_job, bars_job, evaluation_job, decision_job, evidence_job]
 
 
 def range_tags(

@@ -7,6 +7,7 @@ earlier evaluation is only made anew where its folds are others: what else has c
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,6 +20,7 @@ from postval_assets.core.gating import Classification, Flag
 from postval_assets.core.instruments import Timeframe
 from postval_assets.core.walk_forward import summarize
 from postval_assets.io.warehouse import Append, Update
+from postval_assets.pipeline.bar_checks import BarVerdicts
 from postval_assets.pipeline.evaluation import why_not_evaluated
 from postval_assets.pipeline.instants import WANTED, ModelKey, model_key, wanted
 from postval_assets.pipeline.market import ModelBars
@@ -125,9 +127,10 @@ def _decisions(
         (*model_key(r), r["plan"], r["policy"], r["as_of"]): _Known(r["inputs_digest"], r["folds_digest"])
         for r in rows
     }
-    bars = ModelBars(platform, sorted({m["symbol"] for m in models if model_key(m) not in folds}))
+    bars = ModelBars(platform, symbols)
+    verdicts = BarVerdicts(platform, bars, symbols)
     return [
-        (model, *_of_model(platform, model, folds.get(model_key(model), ()), known, bars, as_of))
+        (model, *_of_model(platform, model, folds.get(model_key(model), ()), known, bars, verdicts, as_of))
         for model in models
     ]
 
@@ -138,9 +141,10 @@ def _of_model(
     evaluated: Sequence[PlanFolds],
     known: Mapping[tuple[object, ...], _Known],
     bars: ModelBars,
+    verdicts: BarVerdicts,
     as_of: datetime | None,
 ) -> tuple[int, list[dict[str, object]]]:
-    verdict = ModelVerdict(
+    unseen = ModelVerdict(
         usable=model["status"] == "OK",
         problem=model["reason"],
         classification=Classification(model["classification"]) if model["classification"] else None,
@@ -151,14 +155,20 @@ def _of_model(
     )
     missing = None
     # Only a model that the gate lets pass is missed: what is dropped unseen stays dropped when bars arrive.
-    passed = verdict.classification in (Classification.APPROVED, Classification.REVIEW)
-    if not evaluated and verdict.usable and passed:
+    passed = unseen.classification in (Classification.APPROVED, Classification.REVIEW)
+    if not evaluated and unseen.usable and passed:
         timeframe = Timeframe(model["timeframe"])
         missing = why_not_evaluated(platform, bars, model["symbol"], timeframe, model["feature_set"], as_of)
     n_made = 0
     new = []
     for plan, folds in _plans(platform, evaluated):
         at = folds.keys["as_of"] if folds is not None else None
+        verdict = unseen
+        if isinstance(at, datetime):
+            of = (str(model["symbol"]), Timeframe(model["timeframe"]), at)
+            verdict = dataclasses.replace(
+                unseen, bar_warnings=verdicts.warnings(*of), bar_errors=verdicts.errors(*of)
+            )
         for policy in POLICIES.values():
             stored = known.get((*model_key(model), plan, policy.name, at))
             if folds is not None and not folds.is_newest and stored and stored.folds_digest == folds.digest:
@@ -209,6 +219,11 @@ def _row(
         "gate": model["gate_digest"],
         "folds": [f["inputs_digest"] for f in rows],
         "missing": missing,
+        # Which checks, not their figures: those move a little with every new bar.
+        "bar_quality": [
+            [words.partition(" ")[0] for words in found]
+            for found in (model_verdict.bar_warnings, model_verdict.bar_errors)
+        ],
         "limits": repr(limits),
         "policy": [policy.name, policy.version],
     }

@@ -40,6 +40,7 @@ from postval_assets.core.folds import (
 from postval_assets.core.instruments import Timeframe
 from postval_assets.core.walk_forward import COMPUTED, FoldStatus
 from postval_assets.io.warehouse import Replace
+from postval_assets.pipeline.bar_checks import BarVerdicts
 from postval_assets.pipeline.fold_rows import curve_frame, fold_row, trip_rows
 from postval_assets.pipeline.instants import WANTED, Instant, ModelKey, model_key, newest_instants, wanted
 from postval_assets.pipeline.market import ModelBars
@@ -130,6 +131,8 @@ class _Job:
     stale: tuple[tuple[FoldInputs, ...], ...]
     stored: tuple[dict[int, _StoredFold], ...]
     is_new: bool
+    # Why its bars are not to be used; what was computed from them before stays.
+    stopped: str | None
 
 
 def evaluate_folds(
@@ -216,7 +219,9 @@ class _Stage:
         models = self._models(archives)
         instants = newest_instants(self.platform, archives)
         stored = self._stored(archives)
-        bars = ModelBars(self.platform, list(dict.fromkeys(str(m["symbol"]) for m in models)))
+        symbols = list(dict.fromkeys(str(m["symbol"]) for m in models))
+        bars = ModelBars(self.platform, symbols)
+        verdicts = BarVerdicts(self.platform, bars, symbols)
         progress = Progress(log, self.table, total=len(models))
         for symbol in archives:
             self.counts[symbol], self.problems[symbol] = [0, 0], []
@@ -226,7 +231,8 @@ class _Stage:
             try:
                 known = stored.get(model_key(row), {})
                 job = self._job(row, selections[symbol], as_of, instants.get(model_key(row)), bars, known)
-                self._evaluate(job)
+                stopped = verdicts.stops(symbol, Timeframe(row["timeframe"]), job.as_of)
+                self._evaluate(dataclasses.replace(job, stopped=stopped))
             except Rejected as error:
                 log.warning("%s is not evaluated: %s", name, error)
                 self.problems[symbol].append(f"{row['timeframe']}: {error}")
@@ -310,14 +316,15 @@ class _Stage:
             )
             for folds, inputs in zip(rows, wanted_folds, strict=True)
         )
-        return _Job(
-            model, keys, at, bars, cuts, wanted_folds, stale, rows, is_new=stored is None or at != stored
-        )
+        is_new = stored is None or at != stored
+        return _Job(model, keys, at, bars, cuts, wanted_folds, stale, rows, is_new, stopped=None)
 
     def _compute(
         self, job: _Job, work: Sequence[tuple[PlanBlocks, Sequence[FoldInputs]]]
     ) -> list[list[FoldEvaluation]]:
         """Evaluate blocks together; where that is refused for the bars, each plan alone, then each block alone."""
+        if job.stopped is not None:
+            return [[_refused(inputs, job.stopped) for inputs in blocks] for _, blocks in work]
         rules, device = self.platform.settings.execution_rules, self.platform.device()
         try:
             return evaluate(job.model, job.bars, work, rules, device)

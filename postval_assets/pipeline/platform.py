@@ -74,7 +74,8 @@ class Platform:
 
     def bar_source(self) -> BarSource:
         """The configured source of bars."""
-        return open_bar_source(self.settings.bars_source, sample_dir=self.settings.sample_dir)
+        settings = self.settings
+        return open_bar_source(settings.bars_source, sample_dir=settings.sample_dir, alpaca=settings)
 
     def asset_class(self, symbol: str) -> AssetClass:
         """Asset class by name, exceptions from the settings."""

@@ -48,6 +48,27 @@ def test_an_empty_folder_of_bars_is_an_error_with_its_mend(postval: Command, tmp
     assert "SYMBOL_1Hour" in bars.mend
 
 
+def test_alpaca_is_told_with_its_host_and_without_the_keys(
+    postval: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ALPACA_KEYS_FILE", raising=False)
+    monkeypatch.setenv("APCA_API_KEY_ID", "PKMINEMINEMINEMINEMI")
+    monkeypatch.delenv("APCA_API_SECRET_KEY", raising=False)
+    half = postval("--bars", "alpaca", "doctor")
+    assert half.code == 1
+    assert "APCA_API_KEY_ID is set but APCA_API_SECRET_KEY is not" in half.out
+    monkeypatch.setenv("APCA_API_SECRET_KEY", "myVerySecretSecret")
+    monkeypatch.setenv("POSTVAL_ALPACA_URL", "http://proxy.example/alpaca/")
+    monkeypatch.setenv("POSTVAL_ALPACA_FEED", "iex")
+    done = postval("--bars", "alpaca", "doctor")
+    assert done.code == 0, done.out
+    assert "alpaca: http://proxy.example/alpaca, keys are there, feed iex, at most 200 requests" in done.out
+    assert "unencrypted" in done.out
+    for shown in (half.out + half.err, done.out + done.err):
+        assert "PKMINE" not in shown
+        assert "myVerySecret" not in shown
+
+
 def test_after_a_run_everything_is_counted(validated: Command) -> None:
     found = findings(validated)
     [warehouse] = found["warehouse"][:1]

@@ -160,6 +160,26 @@ def test_caps_touch_nothing_but_live() -> None:
     assert decide([*STEADY[:3], ok(-0.01), ok(-0.01)], model).decision is Decision.PAPER
 
 
+def test_warnings_of_the_bars_are_said_and_cap_nothing() -> None:
+    model = replace(GOOD_MODEL, bar_warnings=("gaps 5.00%", "jumps 54.4 sd"))
+    said = "BAR_QUALITY: gaps 5.00%, jumps 54.4 sd"
+    assert decide(STEADY, model) == Verdict(Decision.LIVE, ("STEADY_PROFIT", said))
+    assert decide([ok(-0.01)] * 5, model) == Verdict(Decision.DROP, ("CONSISTENT_LOSSES", said))
+
+
+def test_bars_that_would_stop_an_evaluation_cap_what_was_computed_before() -> None:
+    model = replace(GOOD_MODEL, bar_errors=("gaps 50.00%",), bar_warnings=("stale",))
+    capped = ("STEADY_PROFIT", "BAR_QUALITY: ERROR: gaps 50.00%", "BAR_QUALITY: stale")
+    assert decide(STEADY, model) == Verdict(Decision.PAPER, capped)
+    stopped = [replace(missing(FoldStatus.NOT_EVALUATED, 800), reason="BAR_QUALITY: gaps: 9 of 18")] * 5
+    verdict = decide(stopped, model)
+    assert (verdict.decision, verdict.reasons[0]) == (
+        Decision.RETRAIN,
+        "NO_EVIDENCE: NOT_EVALUATED, BAR_QUALITY: gaps: 9 of 18",
+    )
+    assert "BAR_QUALITY: ERROR: gaps 50.00%" not in verdict.reasons, "the folds say it already"
+
+
 def test_an_unknown_training_window_is_said_and_caps_nothing() -> None:
     folds = [replace(f, training_overlap=TrainingOverlap.UNKNOWN) for f in STEADY]
     assert decide(folds) == Verdict(Decision.LIVE, ("STEADY_PROFIT", "TRAINING_WINDOW_UNKNOWN"))

@@ -9,6 +9,7 @@ from postval_assets.core.failures import Rejected
 from postval_assets.core.instruments import (
     AssetClass,
     Timeframe,
+    alpaca_symbol,
     asset_class_of,
     parse_symbol,
     parse_timeframe,
@@ -122,3 +123,40 @@ def test_an_unknown_timeframe_is_refused_with_the_known_ones() -> None:
     for text in ("1hour", "1H", "", "3Hour", "1Hour "):
         with pytest.raises(Rejected, match="15Min, 30Min, 1Hour, 2Hour, 4Hour, 1Day"):
             parse_timeframe(text)
+
+
+@pytest.mark.parametrize(
+    ("symbol", "asset_class", "asked"),
+    [
+        ("AAPL", AssetClass.EQUITY, "AAPL"),
+        ("BRK.B", AssetClass.EQUITY, "BRK.B"),
+        ("BTCUSD", AssetClass.CRYPTO, "BTC/USD"),
+        ("UNIUSDT", AssetClass.CRYPTO, "UNI/USDT"),
+        ("UNIUSDC", AssetClass.CRYPTO, "UNI/USDC"),
+        ("USDCUSD", AssetClass.CRYPTO, "USDC/USD"),
+        ("USDTUSD", AssetClass.CRYPTO, "USDT/USD"),
+        ("USDTUSDC", AssetClass.CRYPTO, "USDT/USDC"),
+        ("ETHBTC", AssetClass.CRYPTO, "ETH/BTC"),
+        ("1INCHUSD", AssetClass.CRYPTO, "1INCH/USD"),
+        ("FOOUSD", AssetClass.EQUITY, "FOOUSD"),  # by an exception of the user
+    ],
+)
+def test_alpaca_hears_its_own_spelling(symbol: str, asset_class: AssetClass, asked: str) -> None:
+    assert alpaca_symbol(symbol, asset_class) == asked
+    assert parse_symbol(asked) == symbol
+
+
+@pytest.mark.parametrize("symbol", ["AAPL", "USD", "USDT", "BTC", "BRK.B"])
+def test_what_ends_in_no_currency_is_no_pair(symbol: str) -> None:
+    with pytest.raises(
+        Rejected, match=rf"symbol {symbol} names no crypto pair: expected one that ends in USDT, "
+    ):
+        alpaca_symbol(symbol, AssetClass.CRYPTO)
+
+
+@given(st.from_regex(r"[A-Z0-9]{3,8}(USD|USDT|USDC)", fullmatch=True))
+def test_every_pair_comes_back_as_it_went_out(symbol: str) -> None:
+    assert asset_class_of(symbol) is AssetClass.CRYPTO
+    asked = alpaca_symbol(symbol, AssetClass.CRYPTO)
+    assert parse_symbol(asked) == symbol
+    assert asset_class_of(asked) is AssetClass.CRYPTO

@@ -31,6 +31,7 @@ CHECKS = {
     ("extracted_models", "models_are_usable"),
     ("gating_scores", "claims_are_valid"),
     ("bars", "symbols_have_bars"),
+    ("bars", "bars_are_sound"),
     ("backtest_results", "backtests_are_computed"),
     ("walk_forward_evaluations", "folds_are_computed"),
     ("walk_forward_summaries", "inputs_are_current"),
@@ -65,18 +66,21 @@ def test_every_asset_says_its_grain_and_its_kinds(name: str) -> None:
     assert spec.kinds == {"python", "duckdb"} | ({"pytorch"} if name in USES_TORCH else set())
 
 
-def test_checks_jobs_and_sensors_are_the_documented_ones() -> None:
+def test_checks_jobs_sensors_and_schedules_are_the_documented_ones() -> None:
     repository = defs.get_repository_def()
     checks = {(key.asset_key.to_user_string(), key.name) for key in repository.asset_graph.asset_check_keys}
     assert checks == CHECKS
     assert {job.name for job in repository.get_all_jobs() if not job.name.startswith("__")} == {
         "archive_job",
+        "bars_job",
         "evaluation_job",
         "decision_job",
         "evidence_job",
     }
     assert {sensor.name for sensor in repository.sensor_defs} == {"inbox_sensor", "queue_sensor"}
     assert all(s.default_status is dg.DefaultSensorStatus.RUNNING for s in repository.sensor_defs)
+    assert {s.name for s in repository.schedule_defs} == {"top_up_bars", "evaluate_newest"}
+    assert all(s.default_status is dg.DefaultScheduleStatus.STOPPED for s in repository.schedule_defs)
 
 
 def test_a_backfill_of_any_partitioned_asset_takes_few_runs() -> None:

@@ -359,7 +359,8 @@ def test_a_setting_opens_its_source(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("spec", "said"),
     [
-        ("alpaca", "not available in this version: expected parquet:DIR"),
+        ("alpaca", "nothing says how it is reached"),
+        ("alpaca:somewhere", "unknown: expected parquet:DIR"),
         ("parquet:", "names no folder"),
         ("csv", "names no folder"),
         ("sample:somewhere", "unknown: expected parquet:DIR"),

@@ -15,6 +15,8 @@ from postval_assets.io.warehouse import MIGRATIONS, Append, Warehouse
 NOW = datetime(2024, 9, 1, 12, tzinfo=UTC)
 T1, T2 = datetime(2024, 8, 1, tzinfo=UTC), datetime(2024, 8, 15, tzinfo=UTC)
 OLD, NEW = "20240101_000000", "20240601_000000"
+NUMBERS = sorted(int(file.name[:4]) for file in MIGRATIONS.glob("*.sql"))
+NEWEST = NUMBERS[-1]
 
 
 @pytest.fixture
@@ -27,7 +29,7 @@ def next_migrations(tmp_path: Path) -> Path:
     """The migrations of a version to come."""
     directory = tmp_path / "migrations"
     shutil.copytree(MIGRATIONS, directory)
-    (directory / "0002_notes.sql").write_text(
+    (directory / f"{NEWEST + 1:04}_notes.sql").write_text(
         "CREATE TABLE notes (note VARCHAR); INSERT INTO notes VALUES ('two');"
     )
     return directory
@@ -35,10 +37,13 @@ def next_migrations(tmp_path: Path) -> Path:
 
 def test_the_first_use_makes_the_schema_without_a_backup(warehouse: Warehouse) -> None:
     assert warehouse.schema_version() == 0
-    assert warehouse.rows("SELECT version, name FROM schema_versions") == [
-        {"version": 1, "name": "0001_initial"}
+    rows = warehouse.rows("SELECT version, name FROM schema_versions ORDER BY version")
+    assert rows[:2] == [
+        {"version": 1, "name": "0001_initial"},
+        {"version": 2, "name": "0002_bar_coverage"},
     ]
-    assert warehouse.schema_version() == 1
+    assert [row["version"] for row in rows] == list(range(1, NEWEST + 1)), "no number is left out"
+    assert warehouse.schema_version() == NEWEST
     assert not warehouse.backups.exists()
     assert warehouse.migrate(now=NOW) == []
 
@@ -48,15 +53,41 @@ def test_an_older_file_is_backed_up_and_brought_up_to_date(
 ) -> None:
     warehouse.write([Append("evaluations", [model("AAPL") | {"as_of": T1}])], run_id="run-1", now=NOW)
     newer = Warehouse(warehouse.path, migrations=next_migrations)
-    assert newer.migrate(now=NOW) == [2]
-    assert newer.schema_version() == 2
+    assert newer.migrate(now=NOW) == [NEWEST + 1]
+    assert newer.schema_version() == NEWEST + 1
     assert newer.rows("SELECT note FROM notes") == [{"note": "two"}]
     assert newer.rows("SELECT count(*) AS n FROM evaluations") == [{"n": 1}]
     [backup] = warehouse.backups.iterdir()
-    assert backup.name == "warehouse.v0001.20240901T120000Z.duckdb"
+    assert backup.name == f"warehouse.v{NEWEST:04}.20240901T120000Z.duckdb"
     assert Warehouse(backup).rows("SELECT symbol FROM evaluations") == [{"symbol": "AAPL"}]
     assert newer.migrate(now=NOW) == []
     assert list(warehouse.backups.glob("*.duckdb")) == [backup]
+
+
+def test_a_data_directory_of_the_first_version_keeps_its_rows(tmp_path: Path) -> None:
+    """As the first version left it: its tables, a bar, no coverage."""
+    path = tmp_path / "warehouse" / "warehouse.duckdb"
+    path.parent.mkdir()
+    with duckdb.connect(path) as first:
+        first.execute("SET TimeZone = 'UTC'")
+        first.execute((MIGRATIONS / "0001_initial.sql").read_text(encoding="utf-8"))
+        first.execute("INSERT INTO schema_versions VALUES (1, '0001_initial', NULL, ?)", [NOW])
+        first.execute("INSERT INTO revision VALUES (7, 'run-1', ?)", [NOW])
+        first.execute(
+            "INSERT INTO bars VALUES ('AAPL', '1Hour', ?, 1, 2, 0.5, 1.5, 9, 'parquet', 'r', ?)", [T1, NOW]
+        )
+    warehouse = Warehouse(path)
+    assert warehouse.schema_version() == 1
+    assert warehouse.migrate(now=NOW) == NUMBERS[1:]
+    assert warehouse.rows("SELECT symbol, ts, close, source FROM bars") == [
+        {"symbol": "AAPL", "ts": T1, "close": 1.5, "source": "parquet"}
+    ]
+    assert warehouse.rows("SELECT count(*) AS n FROM bar_coverage") == [{"n": 0}]
+    asked = {"symbol": "AAPL", "timeframe": "1Hour", "source": "alpaca", "start_ts": T1, "end_ts": T2}
+    warehouse.write([Append("bar_coverage", [asked])], run_id="run-2", now=NOW)
+    assert warehouse.rows("SELECT start_ts, end_ts FROM bar_coverage") == [{"start_ts": T1, "end_ts": T2}]
+    [backup] = warehouse.backups.iterdir()
+    assert backup.name == "warehouse.v0001.20240901T120000Z.duckdb"
 
 
 def test_any_use_brings_an_older_file_up_to_date(warehouse: Warehouse, next_migrations: Path) -> None:
@@ -72,15 +103,14 @@ def test_a_migration_that_fails_leaves_the_version_before_it(
     warehouse: Warehouse, next_migrations: Path
 ) -> None:
     warehouse.migrate(now=NOW)
-    (next_migrations / "0003_broken.sql").write_text(
-        "INSERT INTO notes VALUES ('three'); SELECT * FROM nowhere;"
-    )
+    broken = next_migrations / f"{NEWEST + 2:04}_broken.sql"
+    broken.write_text("INSERT INTO notes VALUES ('three'); SELECT * FROM nowhere;")
     newer = Warehouse(warehouse.path, migrations=next_migrations)
     with pytest.raises(duckdb.CatalogException, match="nowhere"):
         newer.migrate(now=NOW)
-    (next_migrations / "0003_broken.sql").unlink()
+    broken.unlink()
     mended = Warehouse(warehouse.path, migrations=next_migrations)
-    assert mended.schema_version() == 2
+    assert mended.schema_version() == NEWEST + 1
     assert mended.rows("SELECT note FROM notes") == [{"note": "two"}]
 
 
@@ -93,10 +123,12 @@ def test_a_newer_file_is_refused_with_both_versions(warehouse: Warehouse, next_m
         lambda: warehouse.migrate(now=NOW),
         lambda: warehouse.publish(warehouse.path.with_name("postval.duckdb")),
     ):
-        with pytest.raises(Rejected, match="schema version 2, this code knows versions up to 1"):
+        with pytest.raises(
+            Rejected, match=f"schema version {NEWEST + 1}, this code knows versions up to {NEWEST}"
+        ):
             use()
     assert warehouse.path.read_bytes() == before
-    assert warehouse.schema_version() == 2
+    assert warehouse.schema_version() == NEWEST + 1
 
 
 def test_every_table_view_and_column_says_what_it_means(warehouse: Warehouse) -> None:

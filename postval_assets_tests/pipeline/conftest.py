@@ -21,6 +21,7 @@ from postval_assets.core.folds import plan_named
 from postval_assets.io.inbox import inspect_archive
 from postval_assets.io.warehouse import Warehouse
 from postval_assets.pipeline.archives import Delivery, archive_limits, register
+from postval_assets.pipeline.bar_checks import SymbolQuality, check_bars
 from postval_assets.pipeline.deciding import decide_models
 from postval_assets.pipeline.evaluation import (
     EvaluationReport,
@@ -31,7 +32,7 @@ from postval_assets.pipeline.evaluation import (
 from postval_assets.pipeline.extraction import extract_models
 from postval_assets.pipeline.gate import gate_models
 from postval_assets.pipeline.intake_file import take_in
-from postval_assets.pipeline.market import load_bars
+from postval_assets.pipeline.loading import load_bars
 from postval_assets.pipeline.platform import Platform, StageReport, open_platform
 from postval_assets.pipeline.summarizing import summarize_folds
 from postval_assets.settings import Settings
@@ -193,6 +194,10 @@ class Bench:
     def load(self, symbols: Sequence[str]) -> StageReport:
         """Bring bars up to the source's."""
         return load_bars(self.platform, list(symbols), run_id=self.run_id("bars"))
+
+    def check(self, symbols: Sequence[str]) -> tuple[SymbolQuality, ...]:
+        """Check what is stored."""
+        return check_bars(self.platform, list(symbols), run_id=self.run_id("checks"))
 
     def evaluate(
         self,

@@ -105,7 +105,7 @@ def test_a_decision_names_all_that_it_was_made_from(bench: Bench) -> None:
     assert row["model_sha256"] == model["model_sha256"]
     assert row["settings_digest"] == bench.platform.settings.evaluation_digest()
     assert row["code_version"] == code_version()
-    assert (row["thresholds_version"], row["policy"], row["policy_version"]) == ("v2.4.5", "standard", "1")
+    assert (row["thresholds_version"], row["policy"], row["policy_version"]) == ("v2.4.5", "standard", "2")
     assert len(row["bars_digest"]) == len(row["inputs_digest"]) == 64
     assert (row["plan"], row["as_of"], row["timeframe"]) == ("180d", END, "4Hour")
 

@@ -10,7 +10,8 @@ import pytest
 
 from postval_assets.core.failures import Rejected, Unavailable
 from postval_assets.core.instruments import Timeframe
-from postval_assets.pipeline.market import in_timeframe, load_bars, model_bars, stored_bars
+from postval_assets.pipeline.loading import load_bars
+from postval_assets.pipeline.market import in_timeframe, model_bars, stored_bars
 from postval_assets_tests.pipeline.conftest import BUY, END, Bench, bars_frame, network
 
 SMALL = 100

@@ -11,7 +11,9 @@ import pytest
 from postval_assets.core.bars import Bars
 from postval_assets.core.failures import Rejected
 from postval_assets.core.instruments import AssetClass, Timeframe
-from postval_assets.pipeline.market import EMPTY, ModelBars, load_bars, model_bars, stored_bars
+from postval_assets.pipeline.loading import load_bars
+from postval_assets.pipeline.market import ModelBars, model_bars, stored_bars
+from postval_assets.pipeline.topping_up import EMPTY
 from postval_assets_tests.pipeline.conftest import BUY, END, Bench, bars_frame, network
 
 SMALL = 120
@@ -172,7 +174,7 @@ def test_a_delivery_like_the_last_one_is_not_compared_with_what_is_stored(
 
 
 def test_many_symbols_are_written_in_batches(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("postval_assets.pipeline.market._ROWS_PER_WRITE", 2 * SMALL)
+    monkeypatch.setattr("postval_assets.pipeline.loading._ROWS_PER_WRITE", 2 * SMALL)
     symbols = [f"S{n}USD" for n in range(5)]
     for n, symbol in enumerate(symbols):
         bench.put_bars(symbol, n=SMALL, seed=n)

@@ -1,0 +1,198 @@
+"""The second half of stage ``bars``: the quality of what is stored, before anything is computed on it.
+
+Here: which series are checked, the rows of ``bar_quality``, and what these verdicts say to an evaluation and to a
+decision. Not here: the checks and their limits (core.bar_quality).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+
+from postval_assets.core.bar_quality import CHECKS, Check, Finding, Severity, examine, worst
+from postval_assets.core.bars import Bars
+from postval_assets.core.decision import Reason
+from postval_assets.core.folds import to_datetime, to_datetime64
+from postval_assets.core.instruments import AssetClass, Timeframe
+from postval_assets.core.sessions import Sessions
+from postval_assets.io.calendars import exchange_sessions
+from postval_assets.io.warehouse import Replace
+from postval_assets.pipeline.market import SIMULATED, ModelBars
+from postval_assets.pipeline.platform import Platform
+
+Row = Mapping[str, Any]
+
+_STORED = """
+SELECT symbol, timeframe, check_name, severity, limit_warn, limit_error, n_bars, detail, error_from, bars_digest
+FROM bar_quality WHERE list_contains(?, symbol)
+"""
+_BAD = """
+SELECT symbol, timeframe, check_name, severity, value, recent_value, unit, detail, error_from
+FROM bar_quality WHERE list_contains(?, symbol) AND severity <> 'OK'
+"""
+# What makes a row worth writing again; the age of a series grows by itself.
+_COMPARED = ("severity", "limit_warn", "limit_error", "n_bars", "detail", "error_from", "bars_digest")
+
+
+@dataclass(frozen=True)
+class SeriesQuality:
+    """What the checks found in one stored series."""
+
+    timeframe: Timeframe
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True)
+class SymbolQuality:
+    """What the checks found in the stored bars of a symbol."""
+
+    symbol: str
+    series: tuple[SeriesQuality, ...]
+
+    @property
+    def severity(self) -> Severity:
+        """The worst one."""
+        return worst([f for s in self.series for f in s.findings])
+
+    def problems(self) -> tuple[str, ...]:
+        """Findings that are not OK, in words, errors first."""
+        found = [(s.timeframe, f) for s in self.series for f in s.findings if f.severity is not Severity.OK]
+        found.sort(key=lambda x: x[1].severity is not Severity.ERROR)
+        return tuple(f"{f.severity}: {timeframe} {f.words()}" for timeframe, f in found)
+
+
+def check_bars(platform: Platform, symbols: Sequence[str], *, run_id: str) -> tuple[SymbolQuality, ...]:
+    """Check every stored series of these symbols and keep the verdicts in ``bar_quality``.
+
+    Rows are only written where a verdict, its limits or the bars are others than before.
+    """
+    stored = ModelBars(platform, symbols)
+    known: dict[str, dict[tuple[str, str], Row]] = {}
+    for row in platform.warehouse.rows(_STORED, (list(symbols),)):
+        known.setdefault(row["symbol"], {})[(row["timeframe"], row["check_name"])] = row
+    now = platform.now()
+    quality, keys, rows = [], [], []
+    for symbol in symbols:
+        series, fresh = [], []
+        for timeframe in stored.timeframes(symbol):
+            bars = stored.stored(symbol, timeframe)
+            findings = _findings(platform, bars, now)
+            series.append(SeriesQuality(timeframe, findings))
+            fresh += _rows(bars, findings)
+        quality.append(SymbolQuality(symbol, tuple(series)))
+        if _differs(fresh, known.get(symbol, {})):
+            keys.append({"symbol": symbol})
+            rows += fresh
+    if keys:
+        platform.warehouse.write([Replace("bar_quality", keys, rows)], run_id=run_id, now=platform.now())
+    return tuple(quality)
+
+
+def _findings(platform: Platform, bars: Bars, now: datetime) -> tuple[Finding, ...]:
+    settings = platform.settings
+    start, stop = bars.ts[0], bars.ts[-1] + bars.timeframe.delta
+    is_crypto = bars.asset_class is AssetClass.CRYPTO
+    sessions = Sessions.around_the_clock(start, stop) if is_crypto else exchange_sessions(start, stop)
+    return examine(
+        bars,
+        sessions,
+        recent_from=stop - np.timedelta64(settings.quality_recent_days, "D"),
+        now=None if settings.bars_source == SIMULATED else to_datetime64(now),
+        limits=settings.quality_limits,
+    )
+
+
+def _rows(bars: Bars, findings: Sequence[Finding]) -> list[dict[str, object]]:
+    digest = bars.digest()
+    return [
+        {
+            "symbol": bars.symbol,
+            "timeframe": bars.timeframe.value,
+            "check_name": f.check.value,
+            "severity": f.severity.value,
+            "value": f.value,
+            "recent_value": f.recent_value,
+            "unit": CHECKS[f.check].unit,
+            "limit_warn": f.limit.warn,
+            "limit_error": f.limit.error,
+            "n_bars": len(bars),
+            "first_ts": to_datetime(bars.ts[0]),
+            "last_ts": to_datetime(bars.ts[-1]),
+            "detail": f.detail,
+            "error_from": to_datetime(f.error_from) if f.error_from is not None else None,
+            "bars_digest": digest,
+        }
+        for f in findings
+    ]
+
+
+def _differs(fresh: Sequence[Row], known: Mapping[tuple[str, str], Row]) -> bool:
+    if len(fresh) != len(known):
+        return True
+    before = [known.get((str(row["timeframe"]), str(row["check_name"]))) for row in fresh]
+    return any(
+        old is None or any(row[name] != old[name] for name in _COMPARED)
+        for row, old in zip(fresh, before, strict=True)
+    )
+
+
+class BarVerdicts:
+    """What ``bar_quality`` says against the bars of some symbols' models.
+
+    Args:
+        platform: settings and warehouse.
+        bars: says which stored series a model's bars are made from.
+        symbols: whose verdicts are read.
+    """
+
+    def __init__(self, platform: Platform, bars: ModelBars, symbols: Sequence[str]) -> None:
+        self._bars = bars
+        self._rows: dict[tuple[str, str], list[Row]] = {}
+        for row in platform.warehouse.rows(_BAD, (list(symbols),)):
+            self._rows.setdefault((row["symbol"], row["timeframe"]), []).append(row)
+        order = list(Check)
+        for rows in self._rows.values():
+            rows.sort(key=lambda r: order.index(Check(r["check_name"])))
+
+    def stops(self, symbol: str, timeframe: Timeframe, as_of: datetime) -> str | None:
+        """Why this model is not to be evaluated at ``as_of``; None where no check says ERROR."""
+        errors = self._errors(symbol, timeframe, as_of)
+        if not errors:
+            return None
+        return f"{Reason.BAR_QUALITY}: " + "; ".join(f"{r['check_name']}: {r['detail']}" for r in errors)
+
+    def errors(self, symbol: str, timeframe: Timeframe, as_of: datetime) -> tuple[str, ...]:
+        """The checks that say ERROR of bars before ``as_of``, with their recent values."""
+        return tuple(_figure(r, r["recent_value"]) for r in self._errors(symbol, timeframe, as_of))
+
+    def warnings(self, symbol: str, timeframe: Timeframe, as_of: datetime) -> tuple[str, ...]:
+        """The checks that say WARN, with their values."""
+        rows = self._of(symbol, timeframe, as_of)
+        return tuple(
+            _figure(r, max(r["value"], r["recent_value"])) for r in rows if r["severity"] == Severity.WARN
+        )
+
+    def _errors(self, symbol: str, timeframe: Timeframe, as_of: datetime) -> list[Row]:
+        # Evaluations reach back from as_of: what went wrong after it is not in them.
+        return [
+            r
+            for r in self._of(symbol, timeframe, as_of)
+            if r["severity"] == Severity.ERROR and r["error_from"] < as_of
+        ]
+
+    def _of(self, symbol: str, timeframe: Timeframe, as_of: datetime) -> Sequence[Row]:
+        source = self._bars.source_timeframe(symbol, timeframe, until=as_of)
+        return self._rows.get((symbol, source.value), ()) if source is not None else ()
+
+
+def _figure(row: Row, value: float) -> str:
+    unit = str(row["unit"])
+    if unit == "d":
+        # Its age grows with the clock, and a decision would be another one every day.
+        return f"{row['check_name']} ({row['detail']})"
+    shown = f"{value:.2%}" if unit in ("share", "of price") else f"{value:.1f} {unit}"
+    return f"{row['check_name']} {shown}"
