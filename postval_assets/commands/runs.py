@@ -34,7 +34,7 @@ from postval_assets.pipeline.platform import Platform
 log = logging.getLogger("postval.runs")
 
 _FOR_TRYING_OUT = (
-    "simulated, for trying out only; your own: --bars parquet:DIR, or bars_source in postval.toml"
+    "simulated, for trying out only; your own: --bars alpaca or parquet:DIR, or bars_source in postval.toml"
 )
 
 # Dagster's own events stay out of the terminal; they are in its history.
