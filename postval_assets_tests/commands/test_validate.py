@@ -117,7 +117,7 @@ def test_a_file_that_is_not_there_is_said_so(postval: Command) -> None:
         (("--plan", "90d"), "plan '90d' is unknown: expected one of 180d, 365d"),
         (("--plan", ","), "expected names separated by commas"),
         (("--as-of", "yesterday"), "cannot be read: expected e.g. 2025-03-01T00:00:00Z"),
-        (("--as-of", "2025-03-01"), "has no offset: expected e.g. 2025-03-01T00:00:00Z"),
+        (("--as-of", "2025-03-01T00:00:00"), "has no offset: expected e.g. 2025-03-01T00:00:00Z"),
         (("--symbols", "AAPL,TSLA"), "has no model of TSLA; it has AAPL, MSFT, NVDA"),
         (("--symbols", "A|B"), "A|B"),
     ],
@@ -130,12 +130,18 @@ def test_wrong_options_are_refused_with_what_is_expected(
 
 @pytest.mark.parametrize(
     ("source", "words"),
-    [("nowhere", "bars source 'nowhere' is unknown"), ("parquet:", "names no folder"), ("alpaca", "alpaca")],
+    [
+        ("nowhere", "bars source 'nowhere' is unknown"),
+        ("parquet:", "names no folder"),
+        ("alpaca", "Alpaca keys are missing: set APCA_API_KEY_ID and APCA_API_SECRET_KEY"),
+    ],
 )
 def test_a_wrong_source_of_bars_is_refused(
     postval: Command, made_archive: Path, monkeypatch: pytest.MonkeyPatch, source: str, words: str
 ) -> None:
     monkeypatch.setenv("POSTVAL_BARS_SOURCE", source)
+    for name in ("APCA_API_KEY_ID", "APCA_API_SECRET_KEY", "ALPACA_KEYS_FILE"):
+        monkeypatch.delenv(name, raising=False)
     assert words in postval.refused("validate", str(made_archive))
 
 
