@@ -327,18 +327,28 @@ def _moves(bars: Bars) -> dict[Check, Measure | None]:
 
 def _times(bars: Bars) -> dict[Check, Measure | None]:
     overlapping = np.diff(bars.ts) < bars.timeframe.delta
+    if bars.timeframe.minutes > Timeframe.HOUR_1.minutes:
+        # Where days begin by a local clock, one of 23 hours a year is no overlap.
+        overlapping &= _elapsed_locally(bars.ts) < bars.timeframe.delta
     return {
         Check.DUPLICATES: Measure(bars.ts[1:], _number(overlapping), "bars"),
         Check.MISALIGNMENT: Measure(bars.ts, _number(_off_grid(bars)), "bars"),
     }
 
 
+def _elapsed_locally(ts: Timestamps) -> npt.NDArray[np.timedelta64]:
+    """Time from each bar's open to the next on New York's clock, axis [bar - 1]."""
+    elapsed = np.diff(ts)
+    turned = (np.diff(local_time_of_day(ts)) - elapsed + DAY // 2) % DAY - DAY // 2
+    return np.asarray(elapsed + turned)
+
+
 def _off_grid(bars: Bars) -> Flags:
     """Bars whose open is off the grid of most bars; in UTC or in New York, where the clock changes, whichever fits."""
     epoch = bars.ts - np.datetime64(0, "us")
     clocks = [epoch]
-    # Up to an hour, New York's clock says the same as UTC's.
-    if bars.asset_class is AssetClass.EQUITY and bars.timeframe.minutes > Timeframe.HOUR_1.minutes:
+    # Up to an hour, New York's clock says the same as UTC's. Days of pairs may begin by a local clock, too.
+    if bars.timeframe.minutes > Timeframe.HOUR_1.minutes:
         clocks.append(local_time_of_day(bars.ts))
     candidates = []
     for clock in clocks:

@@ -22,6 +22,7 @@ from postval_assets.pipeline.tables import describe_table
 from .partitions import fold_partition_key
 
 _PROBLEMS_SHOWN = 10
+_WORST_LAST = tuple(Severity)
 
 with warnings.catch_warnings():
     # Beta in this version of Dagster; a backfill in one run and the mapping from symbol x fold to symbol need them.
@@ -85,7 +86,8 @@ def report_stage(
             metadata["new"] = dg.MetadataValue.md("\n".join(f"- {line}" for line in symbol.said))
         context.add_asset_metadata(metadata, partition_key=symbol.symbol)
     if check is not None:
-        for symbol in report.symbols:
+        # The web page heads a check with the verdict that was written last: the worst one has to be.
+        for symbol in sorted(report.symbols, key=lambda s: bool(s.problems)):
             context.log_event(
                 dg.AssetCheckEvaluation(
                     asset_key=context.asset_key,
@@ -107,7 +109,7 @@ def report_quality(
     check: str,
 ) -> dg.MaterializeResult:
     """Adds the verdict on each symbol's bars to what loading reported, with a table of all checks."""
-    for symbol in quality:
+    for symbol in sorted(quality, key=lambda q: _WORST_LAST.index(q.severity)):
         context.log_event(
             dg.AssetCheckEvaluation(
                 asset_key=context.asset_key,

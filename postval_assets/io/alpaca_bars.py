@@ -47,8 +47,11 @@ MAX_GROUP_BARS = 500_000
 _QUIET = timedelta(days=10)
 # Shares of a week in which bars open: 16 hours on 5 days, extended hours included.
 _OPEN_SHARE = {AssetClass.EQUITY: 16 * 5 / (24 * 7), AssetClass.CRYPTO: 1.0}
-_INVALID = re.compile(r"invalid symbol:? *'?(?P<symbol>[A-Z0-9./]+)")
-_FIELDS = ("o", "h", "l", "c", "v")
+# Where a refusal names symbols, and what could be one.
+_INVALID, _NAME = re.compile("invalid symbol", re.IGNORECASE), re.compile(r"[A-Z0-9]+(?:[./][A-Z0-9]+)?")
+# Pages one after the other without a bar that are believed.
+_MAX_EMPTY_PAGES = 100
+_FIELDS = ("t", "o", "h", "l", "c", "v")
 _HOUR = 60
 _SECONDS_LENGTH = len("2024-01-02T09:30:00Z")
 _Arrays = dict[str, npt.NDArray[Any]]  # by COLUMNS, one value a bar
@@ -78,6 +81,12 @@ class AlpacaBars:
     clock: Clock = field(default=Clock(), repr=False)
     bucket: TokenBucket | None = field(default=None, repr=False)
     name: str = field(default="alpaca", init=False)
+
+    def recorded_as(self, asset_class: AssetClass) -> str:
+        """See RemoteBarSource: a feed that is set makes other bars of stocks than another; pairs have no feed."""
+        return (
+            self.name if asset_class is AssetClass.CRYPTO or self.feed is None else f"{self.name}-{self.feed}"
+        )
 
     def symbols(self) -> tuple[str, ...]:
         """See BarSource.symbols: nobody lists them here; raises where the keys are missing."""
@@ -141,20 +150,51 @@ def open_alpaca(access: AlpacaAccess) -> AlpacaBars:
 
 
 class _Columns:
-    """Bars of the pages so far, by Alpaca's symbol, as arrays: a page's own form takes ten times the memory."""
+    """Bars of one request's pages so far, as arrays: a page's own form takes ten times the memory.
 
-    def __init__(self) -> None:
+    Args:
+        most: more bars than the request can have; a server that sends more repeats itself.
+
+    Attributes:
+        wrong: what is wrong with a bar, by Alpaca's symbol.
+    """
+
+    def __init__(self, most: int = 0) -> None:
+        self.wrong: dict[str, str] = {}
+        self._most = most
         self._parts: dict[str, list[_Arrays]] = {}
+        self._tokens: set[str] = set()
+        self._n_bars = self._n_empty = 0
 
     def take(self, page: Mapping[str, Any]) -> dict[str, Any]:
         """Keep a page's bars; the page without them."""
-        bars = page.get("bars")
+        bars = page.get("bars", ...)
         if not isinstance(bars, Mapping | None):
-            raise Unavailable(f"Alpaca sent a page whose bars are a {type(bars).__name__}")
+            what = "without bars" if bars is ... else f"whose bars are a {type(bars).__name__}"
+            raise Unavailable(f"Alpaca sent a page {what}")
+        n_before = self._n_bars
         for symbol, series in (bars or {}).items():  # null where there are none
-            if series:
-                self._parts.setdefault(symbol, []).append(_arrays(symbol, series))
-        return {"bars": {}, "next_page_token": page.get("next_page_token")}
+            if series and symbol not in self.wrong:
+                arrays = _arrays(series)
+                if isinstance(arrays, str):
+                    self.wrong[symbol] = arrays
+                else:
+                    self._parts.setdefault(symbol, []).append(arrays)
+                    self._n_bars += len(series)
+        self._n_empty = self._n_empty + 1 if self._n_bars == n_before else 0
+        return {"bars": {}, "next_page_token": self._next(page.get("next_page_token"))}
+
+    def _next(self, token: object) -> str | None:
+        if not token:
+            return None
+        if not isinstance(token, str) or token in self._tokens:
+            raise Unavailable(
+                "Alpaca's pages go round: a page names an earlier one, or none, as the next one"
+            )
+        if self._n_bars > self._most or self._n_empty > _MAX_EMPTY_PAGES:
+            raise Unavailable("Alpaca's pages do not end: they have more bars than there can be, or none")
+        self._tokens.add(token)
+        return token
 
     def of(self, symbol: str) -> _Arrays | None:
         """The bars of a symbol, None where there were none."""
@@ -177,9 +217,6 @@ class _PageByPage:
     def get(self, path: str, data: Any = None, **more: Any) -> Any:
         """One page, without the bars that it brought."""
         page: Mapping[str, Any] = super().get(path, data, **more)  # type: ignore[misc]
-        token = page.get("next_page_token")
-        if token is not None and token == (data or {}).get("page_token"):
-            raise Unavailable("Alpaca's pages go round: a page names itself as the next one")
         return self.columns.take(page)
 
 
@@ -222,11 +259,13 @@ class _Asking:
                 problems[ask.symbol] = str(error)
         start, end = asks[0].start, min(asks[0].end, latest)
         if start <= end:
-            columns, refused = self._bars(list(names.values()), start, end, _timeframe(self.timeframe))
+            step = timedelta(minutes=self.timeframe.minutes)
+            columns, refused = self._bars(list(names.values()), start, end, _timeframe(self.timeframe), step)
         else:
             columns, refused = _Columns(), set()
         found = {symbol: columns.of(name) for symbol, name in names.items()}
         problems |= {symbol: _unknown(symbol, name) for symbol, name in names.items() if name in refused}
+        problems |= {s: f"{s}: {columns.wrong[name]}" for s, name in names.items() if name in columns.wrong}
         # Of a pair, which trades all the time, any empty answer is suspect.
         if start <= end and (self.asset_class is AssetClass.CRYPTO or end - start >= _QUIET):
             empty = {s: names[s] for s, arrays in found.items() if arrays is None and s not in problems}
@@ -240,24 +279,27 @@ class _Asking:
         """The symbols that Alpaca has never had a bar of, as its months say: one request for many."""
         if not names:
             return []
-        columns, _ = self._bars(list(names.values()), _BEGINNING, latest, TimeFrame(1, TimeFrameUnit.Month))
-        return [symbol for symbol, name in names.items() if columns.of(name) is None]
+        month = TimeFrame(1, TimeFrameUnit.Month)
+        columns, _ = self._bars(list(names.values()), _BEGINNING, latest, month, timedelta(days=28))
+        return [s for s, name in names.items() if columns.of(name) is None and name not in columns.wrong]
 
     def _bars(
-        self, names: list[str], start: datetime, end: datetime, length: TimeFrame
+        self, names: list[str], start: datetime, end: datetime, length: TimeFrame, step: timedelta
     ) -> tuple[_Columns, set[str]]:
-        """All bars of Alpaca's symbols, and those symbols that it refuses to hear."""
+        """All bars of Alpaca's symbols, and those symbols that it refuses to hear; ``step`` is the least length."""
         refused: set[str] = set()
         while wanted := [name for name in names if name not in refused]:
-            self.client.columns = _Columns()
+            # Twice what fits, for bars that are sent again or on another grid.
+            self.client.columns = _Columns(2 * len(wanted) * (int((end - start) / step) + 2))
             try:
                 self._request(wanted, start, end, length)
             except RefusedRequest as error:
                 # One bad symbol spoils the request of all.
-                named = _INVALID.search(error.said)
-                if named is None or named["symbol"] not in wanted:
+                where = _INVALID.search(error.said)
+                named = _NAME.findall(error.said, where.end()) if where is not None else ()
+                if not set(named) & set(wanted):
                     raise
-                refused.add(named["symbol"])
+                refused |= set(named) & set(wanted)
             else:
                 return self.client.columns, refused
         return _Columns(), refused
@@ -315,18 +357,16 @@ def _groups(
         yield group
 
 
-def _arrays(symbol: str, series: Sequence[Mapping[str, Any]]) -> _Arrays:
-    """A page's bars of one symbol, by COLUMNS."""
-    try:
-        arrays: _Arrays = {
-            name: np.array([bar[key] for bar in series], dtype=np.float64)
-            for name, key in zip(COLUMNS[1:], _FIELDS, strict=True)
-        }
-        arrays["ts"] = _times([bar["t"] for bar in series])
-    except (KeyError, TypeError, ValueError) as error:
-        raise Unavailable(
-            f"Alpaca sent a bar of {symbol} that is none ({type(error).__name__}: {error})"
-        ) from error
+def _arrays(series: Sequence[Mapping[str, Any]]) -> _Arrays | str:
+    """A page's bars of one symbol, by COLUMNS; what is wrong where one of them is no bar."""
+    arrays: _Arrays = {}
+    for name, key in zip(COLUMNS, _FIELDS, strict=True):
+        try:
+            values = [bar[key] for bar in series]
+            arrays[name] = _times(values) if name == "ts" else np.array(values, dtype=np.float64)
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            # Without the error's words: they may repeat anything that the server sends.
+            return f"Alpaca sent a bar that is none ({type(error).__name__} in {key})"
     return arrays
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -34,6 +35,7 @@ _LONGEST_PAUSE_S = 120.0  # the reset header is at most a minute away; more is a
 _WINDOW_S = 61.0  # a minute, and room for requests that overtake each other on the way
 _PAGE_TIMEOUTS = 10  # a page may take that many timeouts as long as something comes
 _CHUNK = 64 * 1024
+_LARGEST_BODY = 64 * 1024 * 1024  # a full page of 10,000 bars has about 1.5 MB
 _SAID = 200
 
 
@@ -137,9 +139,9 @@ class PatientAdapter(HTTPAdapter):
                     f"Alpaca ({host}) did not answer a request in {n_failed + n_limited} tries, "
                     f"the last time: {done.why}"
                 )
-            pause = done.pause_s
-            if pause is None:
-                pause = _PAUSES_S[min(max(n_failed - 1, 0), len(_PAUSES_S) - 1)]
+            # Also where the header asks for less: one that never changes would use up all tries at once.
+            growing = _PAUSES_S[min(n_failed + n_limited, len(_PAUSES_S)) - 1]
+            pause = max(done.pause_s or 0.0, growing)
             _log.warning("Alpaca (%s): %s; the same page again in %.0f s", host, done.why, pause)
             self._clock.sleep(pause)
 
@@ -154,14 +156,26 @@ class PatientAdapter(HTTPAdapter):
             return _Failure(f"nothing came for {self._timeout_s:g} s")
         except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError, HTTPError) as error:
             return _Failure(_broken(error, self._timeout_s))
+        except requests.RequestException as error:
+            # Its own words may repeat a proxy's password.
+            raise Rejected(
+                f"Alpaca ({urlsplit(request.url or '').netloc}) cannot be asked ({type(error).__name__}): are this "
+                "machine's proxy settings right?"
+            ) from None
+        except OSError as error:  # such as a file of certificates that is not there
+            return _Failure(_broken(error, self._timeout_s))
+        if len(body) > _LARGEST_BODY:
+            return _Failure(f"an answer of more than {_LARGEST_BODY // 2**20} MiB")
         return self._judged(response, body)
 
     def _body(self, response: requests.Response) -> bytes:
-        """The whole body; a server that sends a byte now and then is silent, too."""
+        """The whole body, or more than the largest; a server that sends a byte now and then is silent, too."""
         until = self._clock.monotonic() + _PAGE_TIMEOUTS * self._timeout_s
         parts = []
-        while part := response.raw.read1(_CHUNK, decode_content=True):
+        size = 0
+        while size <= _LARGEST_BODY and (part := response.raw.read1(_CHUNK, decode_content=True)):
             parts.append(part)
+            size += len(part)
             if self._clock.monotonic() > until:
                 raise TimeoutError
         return b"".join(parts)
@@ -176,7 +190,7 @@ class PatientAdapter(HTTPAdapter):
             return _Failure("HTTP 429, too many requests", self._until_reset(headers), rate_limited=True)
         if status >= 500 or status == requests.codes.request_timeout:
             return _Failure(f"HTTP {status}")
-        said = _message(self._keys.hide(body.decode("utf-8", errors="replace")))
+        said = _message(body.decode("utf-8", errors="replace"), self._keys)
         raise _refusal(status, said, urlsplit(response.url).netloc)
 
     def _until_reset(self, headers: Mapping[str, str]) -> float | None:
@@ -189,7 +203,9 @@ class PatientAdapter(HTTPAdapter):
                 wait = float(headers["X-RateLimit-Reset"]) - now
             else:
                 wait = float(headers["Retry-After"])
-        except (KeyError, ValueError):
+        except (KeyError, ValueError, OverflowError):
+            return None
+        if math.isnan(wait):
             return None
         # The header counts whole seconds, and a second early is once more 429.
         return min(max(wait + 1.0, 1.0), _LONGEST_PAUSE_S)
@@ -209,7 +225,7 @@ def _complete(response: requests.Response, body: bytes) -> requests.Response | _
     """The answer with its body read; a failure where that is no JSON object."""
     try:
         content = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return _Failure(f"an answer of {len(body)} bytes that is not JSON")
     if not isinstance(content, dict):
         return _Failure(f"JSON that is no object but {type(content).__name__}")
@@ -235,14 +251,15 @@ def _refusal(status: int, said: str, host: str) -> Rejected | Unavailable:
     return RefusedRequest(f"Alpaca ({host}) refuses a request (HTTP {status}: {said}){where}", said)
 
 
-def _message(text: str) -> str:
-    """What a server says in an answer that is a refusal, in one line."""
+def _message(text: str, keys: AlpacaKeys) -> str:
+    """What a server says in an answer that is a refusal, in one line, without the keys."""
     try:
         content = json.loads(text)
         said = str(content["message"])
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         said = text
-    plain = " ".join(said.split())
+    # After reading it, because JSON may write a character of a key in other ways.
+    plain = keys.hide(" ".join(said.split()))
     return (ascii(plain)[1:-1] if not plain.isascii() else plain)[:_SAID] or "nothing more"
 
 

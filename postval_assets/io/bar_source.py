@@ -119,6 +119,10 @@ class RemoteBarSource(BarSource, Protocol):
         """
         ...
 
+    def recorded_as(self, asset_class: AssetClass) -> str:
+        """What is written beside bars, and beside what was asked: bars of two such names never make one series."""
+        ...
+
     def newest_complete(self, timeframe: Timeframe, asset_class: AssetClass, now: datetime) -> datetime:
         """The newest open, at ``now``, up to which every bar is complete and may be seen; aware, UTC."""
         ...

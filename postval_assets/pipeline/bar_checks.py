@@ -27,14 +27,14 @@ from postval_assets.pipeline.platform import Platform
 Row = Mapping[str, Any]
 
 _STORED = """
-SELECT symbol, timeframe, check_name, severity, limit_warn, limit_error, n_bars, detail, error_from, bars_digest
+SELECT symbol, timeframe, check_name, severity, value, recent_value, limit_warn, limit_error, n_bars, detail,
+       error_from, bars_digest
 FROM bar_quality WHERE list_contains(?, symbol)
 """
 _BAD = """
 SELECT symbol, timeframe, check_name, severity, value, recent_value, unit, detail, error_from
 FROM bar_quality WHERE list_contains(?, symbol) AND severity <> 'OK'
 """
-# What makes a row worth writing again; the age of a series grows by itself.
 _COMPARED = ("severity", "limit_warn", "limit_error", "n_bars", "detail", "error_from", "bars_digest")
 
 
@@ -135,9 +135,14 @@ def _differs(fresh: Sequence[Row], known: Mapping[tuple[str, str], Row]) -> bool
         return True
     before = [known.get((str(row["timeframe"]), str(row["check_name"]))) for row in fresh]
     return any(
-        old is None or any(row[name] != old[name] for name in _COMPARED)
+        old is None or any(row[name] != old[name] for name in _compared(row))
         for row, old in zip(fresh, before, strict=True)
     )
+
+
+def _compared(row: Row) -> Sequence[str]:
+    """What makes a row worth writing again; the age of a series grows by itself."""
+    return _COMPARED if row["check_name"] == Check.STALE else (*_COMPARED, "value", "recent_value")
 
 
 class BarVerdicts:

@@ -15,6 +15,7 @@ import pandas as pd
 from postval_assets.core.bar_changes import CloseComparison
 from postval_assets.core.coverage import TimeRange, missing, union, with_overlap
 from postval_assets.core.instruments import AssetClass, Timeframe
+from postval_assets.io.bar_source import RemoteBarSource
 from postval_assets.pipeline.market import needed_timeframes, stored_bars, stored_series
 from postval_assets.pipeline.platform import Platform
 
@@ -25,11 +26,15 @@ OVERLAP = {AssetClass.EQUITY: timedelta(days=7), AssetClass.CRYPTO: timedelta(da
 
 @dataclass(eq=False)
 class Series:
-    """One series in this pass: what the warehouse has of it, and what came of it so far."""
+    """One series in this pass: what the warehouse has of it, and what came of it so far.
+
+    ``source`` is what its bars are recorded as, and ``covered`` what was asked of exactly that.
+    """
 
     symbol: str
     timeframe: Timeframe
     asset_class: AssetClass
+    source: str
     n_stored: int
     newest_bar: datetime | None
     covered: tuple[TimeRange, ...]
@@ -59,8 +64,8 @@ class Question:
     Attributes:
         series: whose bars.
         range: the opens that are asked for.
-        stored: bars of the range that are stored; None where there are none.
-        whole: the answer takes the place of everything stored in the range.
+        stored: bars of the range that are stored, or all of them where ``whole``; None where there are none.
+        whole: the answer takes the place of everything that is stored.
         shift: what was seen that made the symbol be asked whole again; None for another reason.
     """
 
@@ -71,18 +76,17 @@ class Question:
     shift: CloseComparison | None = None
 
 
-def read_series(platform: Platform, source: str, symbols: Sequence[str]) -> list[Series]:
+def read_series(platform: Platform, source: RemoteBarSource, symbols: Sequence[str]) -> list[Series]:
     """The series of these symbols as the warehouse has them."""
     rows = platform.warehouse.rows(
         """
-        SELECT symbol, timeframe, start_ts, end_ts FROM bar_coverage
-        WHERE list_contains(?, symbol) AND source = ?
+        SELECT symbol, timeframe, source, start_ts, end_ts FROM bar_coverage WHERE list_contains(?, symbol)
         """,
-        (list(symbols), source),
+        (list(symbols),),
     )
-    covered: dict[tuple[str, Timeframe], list[TimeRange]] = {}
+    covered: dict[tuple[str, Timeframe, str], list[TimeRange]] = {}
     for r in rows:
-        covered.setdefault((r["symbol"], Timeframe(r["timeframe"])), []).append(
+        covered.setdefault((r["symbol"], Timeframe(r["timeframe"]), r["source"]), []).append(
             TimeRange(r["start_ts"], r["end_ts"])
         )
     stored = stored_series(platform, symbols)
@@ -90,14 +94,17 @@ def read_series(platform: Platform, source: str, symbols: Sequence[str]) -> list
     for symbol, timeframes in needed_timeframes(platform, symbols).items():
         for timeframe in timeframes:
             known = stored.get(symbol, {}).get(timeframe)
+            asset_class = platform.asset_class(symbol)
+            recorded_as = source.recorded_as(asset_class)
             found.append(
                 Series(
                     symbol=symbol,
                     timeframe=timeframe,
-                    asset_class=platform.asset_class(symbol),
+                    asset_class=asset_class,
+                    source=recorded_as,
                     n_stored=known.n_bars if known is not None else 0,
                     newest_bar=known.reach - timedelta(minutes=timeframe.minutes) if known else None,
-                    covered=union(covered.get((symbol, timeframe), ())),
+                    covered=union(covered.get((symbol, timeframe, recorded_as), ())),
                 )
             )
     return found
@@ -109,7 +116,7 @@ def questions(platform: Platform, members: Sequence[Series], wanted: TimeRange) 
     overlapping: dict[Series, TimeRange] = {}
     for series in members:
         if not series.covered and series.n_stored:
-            # Bars of another source: this one's take their place, so that no series is of two.
+            # Bars of another source or feed: this one's take their place, so that no series is of two.
             asked.append(question_again(platform, series, wanted))
             continue
         for gap in missing(wanted, series.covered):
@@ -128,14 +135,14 @@ def questions(platform: Platform, members: Sequence[Series], wanted: TimeRange) 
 def question_again(
     platform: Platform, series: Series, wanted: TimeRange, shift: CloseComparison | None = None
 ) -> Question:
-    """The whole series once more, at least over what was asked before."""
-    start = min([wanted.start, *(one.start for one in series.covered)])
+    """The whole series once more, at least over what was asked before and what is stored."""
+    starts = [wanted.start, *(one.start for one in series.covered)]
     bars = stored_bars(platform, series.symbol, series.timeframe)
     stored = bars.frame() if bars is not None else None
-    if stored is not None:
-        stored = stored[(stored["ts"] >= start) & (stored["ts"] <= wanted.end)]
-    known = stored if stored is not None and len(stored) else None
-    return Question(series, TimeRange(start, wanted.end), known, whole=True, shift=shift)
+    if stored is not None and stored["ts"].iloc[0] < min(starts):
+        # The day's beginning: symbols that are asked for the same range share requests.
+        starts.append(stored["ts"].iloc[0].normalize().to_pydatetime())
+    return Question(series, TimeRange(min(starts), wanted.end), stored, whole=True, shift=shift)
 
 
 def _stored_since(platform: Platform, starts: Mapping[Series, datetime]) -> dict[str, pd.DataFrame]:

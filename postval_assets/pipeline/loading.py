@@ -70,9 +70,11 @@ class _Loading:
         self.stored = stored_series(platform, symbols)
         self.needed = needed_timeframes(platform, symbols)
         self.digests = _fetched_digests(platform, symbols)
+        self.of_network = _asked_of_network(platform, symbols)
         self.unavailable: dict[str, str] = {}
         self.fresh: list[pd.DataFrame] = []
         self.loads: list[dict[str, object]] = []
+        self.gone: list[dict[str, object]] = []
 
     def load(self, symbol: str, timeframe: Timeframe) -> tuple[int, int, str | None]:
         """Fetch one series and keep what is new for writing; bars stored before, bars added, and what is wrong."""
@@ -106,6 +108,13 @@ class _Loading:
             stored = stored_bars(self.platform, symbol, timeframe) if n_stored else None
             fresh, n_new = changed_rows(fetched.frame(), stored.frame() if stored is not None else None)
             n_changed = len(fresh)
+            if n_changed and stored is not None and (symbol, timeframe) in self.of_network:
+                # No series is of two sources: these may be adjusted otherwise.
+                key = {"symbol": symbol, "timeframe": timeframe.value}
+                lost = stored.frame()["ts"]
+                lost = lost[~lost.isin(fetched.frame()["ts"])]
+                self.gone += [{**key, "ts": ts} for ts in lost]
+                n_stored -= len(lost)
             self.fresh.append(fresh.assign(symbol=symbol, timeframe=timeframe.value, source=self.source.name))
         first, last = fetched.frame()["ts"].iloc[[0, -1]]
         self.loads.append(
@@ -127,6 +136,8 @@ class _Loading:
         """Write what was kept back."""
         keys = [{"symbol": load["symbol"], "timeframe": load["timeframe"]} for load in self.loads]
         changes: list[Merge | Replace] = [Replace("bar_loads", keys, self.loads)] if keys else []
+        if self.gone:
+            changes.append(Replace("bars", self.gone, []))
         if sum(map(len, self.fresh)):
             changes.append(Merge("bars", pd.concat(self.fresh, ignore_index=True)))
             # What a source of the network was asked for before is no longer what is stored.
@@ -134,7 +145,15 @@ class _Loading:
             changes.append(Replace("bar_coverage", of_fresh, []))
         if changes:
             self.platform.warehouse.write(changes, run_id=self.run_id, now=self.platform.now())
-        self.fresh, self.loads = [], []
+        self.fresh, self.loads, self.gone = [], [], []
+
+
+def _asked_of_network(platform: Platform, symbols: Sequence[str]) -> set[tuple[str, Timeframe]]:
+    """The series whose stored bars came from a source of the network."""
+    rows = platform.warehouse.rows(
+        "SELECT DISTINCT symbol, timeframe FROM bar_coverage WHERE list_contains(?, symbol)", (list(symbols),)
+    )
+    return {(r["symbol"], Timeframe(r["timeframe"])) for r in rows}
 
 
 def _fetched_digests(platform: Platform, symbols: Sequence[str]) -> dict[tuple[str, Timeframe], str]:

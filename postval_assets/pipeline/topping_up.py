@@ -19,7 +19,7 @@ import pandas as pd
 
 from postval_assets.core.bar_changes import CloseComparison, changed_rows, compare_closes
 from postval_assets.core.coverage import TimeRange, union, whole_minute
-from postval_assets.core.failures import Unavailable
+from postval_assets.core.failures import Rejected, Unavailable
 from postval_assets.core.instruments import AssetClass, Timeframe
 from postval_assets.io.bar_source import BarAnswer, BarAsk, RemoteBarSource
 from postval_assets.io.warehouse import Append, Change, Merge, Replace
@@ -33,6 +33,9 @@ EMPTY = "the source has no bars"
 # Bars kept back before they are written. A killed process loses no more than these and the group of requests in
 # flight, together some seconds of what 200 requests a minute bring.
 _ROWS_PER_WRITE = 200_000
+
+# A history fetched again that has less of the stored bars than this is one that came in part.
+_LEAST_SHARE_AGAIN = 0.5
 
 
 def top_up_bars(
@@ -49,7 +52,7 @@ def top_up_bars(
     Raises:
         Unavailable: once, after everything was tried, where the source did not answer for some; what it had answered
             before is stored.
-        Rejected: where the source refuses altogether (keys).
+        Rejected: once, after the other asset class was tried, where the source refuses altogether (keys).
     """
     stage = _ToppingUp(platform, source, symbols, run_id)
     stage.run()
@@ -66,8 +69,9 @@ class _ToppingUp:
         self.source = source
         self.run_id = run_id
         self.symbols = list(dict.fromkeys(symbols))
-        self.series = read_series(platform, source.name, self.symbols)
+        self.series = read_series(platform, source, self.symbols)
         self.unavailable: list[str] = []
+        self.refused: list[Rejected] = []
         self.shifted: dict[Series, CloseComparison] = {}
         # Kept back for the next write.
         self.fresh: list[pd.DataFrame] = []
@@ -85,15 +89,21 @@ class _ToppingUp:
             wanted = self._wanted(timeframe, asset_class, now)
             if wanted is None:
                 continue
+            # Of a group that failed, what had shifted is seen again the next time.
+            self.shifted = {}
             try:
                 self._ask(questions(self.platform, members, wanted), timeframe, asset_class)
-                shifted, self.shifted = self.shifted, {}
-                again = [question_again(self.platform, s, wanted, shift) for s, shift in shifted.items()]
+                again = [question_again(self.platform, s, wanted, shift) for s, shift in self.shifted.items()]
                 self._ask(again, timeframe, asset_class)
             except Unavailable as error:
                 self.unavailable.append(f"{timeframe} bars of {asset_class}: {error}")
+            except Rejected as error:
+                log.warning("%s bars of %s: %s", timeframe, asset_class, error)
+                self.refused.append(error)
             finally:
                 self._write()
+        if self.refused:
+            raise self.refused[0]
         if self.unavailable:
             raise Unavailable(
                 f"{self.source.name} did not answer for some bars (what it answered is stored): "
@@ -160,7 +170,7 @@ class _ToppingUp:
         n_before = series.n_bars
         fresh, n_new = changed_rows(delivered, question.stored)
         self.fresh.append(
-            fresh.assign(symbol=series.symbol, timeframe=series.timeframe.value, source=self.source.name)
+            fresh.assign(symbol=series.symbol, timeframe=series.timeframe.value, source=series.source)
         )
         gone = 0
         if question.whole and question.stored is not None:
@@ -184,7 +194,7 @@ class _ToppingUp:
         self.restatements.append(
             {
                 **series.key,
-                "source": self.source.name,
+                "source": series.source,
                 "detected_at": self.platform.now(),
                 "first_ts": series.first_ts,
                 "last_ts": series.last_ts,
@@ -216,9 +226,8 @@ class _ToppingUp:
         if sum(map(len, self.fresh)):
             changes.append(Merge("bars", pd.concat([f for f in self.fresh if len(f)], ignore_index=True)))
         changes += [
-            Replace(
-                "bar_coverage", [{**key, "source": self.source.name} for key in keys], list(self._coverage())
-            ),
+            # Also what other sources and feeds were asked: their bars are no longer there.
+            Replace("bar_coverage", keys, list(self._coverage())),
             Replace("bar_loads", keys, [self._load_row(s) for s in touched]),
         ]
         if self.restatements:
@@ -232,18 +241,13 @@ class _ToppingUp:
     def _coverage(self) -> Iterator[dict[str, object]]:
         for series in self.touched:
             for one in series.covered:
-                yield {
-                    **series.key,
-                    "source": self.source.name,
-                    "start_ts": one.start,
-                    "end_ts": one.end,
-                }
+                yield {**series.key, "source": series.source, "start_ts": one.start, "end_ts": one.end}
 
     def _load_row(self, series: Series) -> dict[str, object]:
         status = "REJECTED" if series.problem else "OK" if series.n_bars else "EMPTY"
         return {
             **series.key,
-            "source": self.source.name,
+            "source": series.source,
             "status": status,
             "reason": series.problem or (EMPTY if status == "EMPTY" else None),
             "n_fetched": series.n_fetched,
@@ -255,12 +259,22 @@ class _ToppingUp:
 
 
 def _why_not_believed(question: Question, delivered: pd.DataFrame) -> str | None:
-    """What is wrong with an answer that has nothing of what is stored; None where it is as expected."""
-    if question.stored is None or (question.whole and len(delivered)):
+    """What is wrong with an answer that has nothing, or too little, of what is stored; None where it is as expected."""
+    if question.stored is None:
         return None
-    if delivered["ts"].isin(question.stored["ts"]).any():
+    n_stored, n_there = len(question.stored), int(question.stored["ts"].isin(delivered["ts"]).sum())
+    if question.shift is not None:
+        is_enough = n_there >= _LEAST_SHARE_AGAIN * n_stored
+    else:
+        is_enough = len(delivered) > 0 if question.whole else n_there > 0
+    if is_enough:
         return None
+    lacks = (
+        f"{n_stored - n_there} of the {n_stored} stored bar(s)"
+        if n_there
+        else f"the {n_stored} stored bar(s)"
+    )
     return (
-        f"the source no longer has the {len(question.stored)} stored bar(s) from {question.range.start:%Y-%m-%d} on: "
-        "nothing of its answer is kept, and it is asked again next time"
+        f"the source no longer has {lacks} from {question.range.start:%Y-%m-%d} on: nothing of its answer is kept, "
+        "and it is asked again next time"
     )

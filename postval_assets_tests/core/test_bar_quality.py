@@ -353,6 +353,18 @@ def test_long_bars_are_aligned_by_the_clock_that_fits() -> None:
     assert findings(replace(bars, ts=late))[Check.MISALIGNMENT].value == pytest.approx(1 / 200)
 
 
+def test_days_that_begin_by_a_local_clock_are_not_blamed_for_it() -> None:
+    """Alpaca's days of pairs: 06:00 UTC in winter, 05:00 in summer, and twice a year one of 23 or 25 hours."""
+    days = np.arange(400)
+    summer = (days >= 70) & (days < 308)  # of 2024, from the midnight after the clock was turned
+    ts = START + days * 24 * HOUR + np.where(summer, 5, 6) * HOUR
+    bars = replace(sound_bars(400), timeframe=Timeframe.DAY_1, ts=ts)
+    found = findings(bars, recent_bars=400)
+    assert [found[c].value for c in (Check.MISALIGNMENT, Check.DUPLICATES, Check.GAPS)] == [0.0, 0.0, 0.0]
+    twice = changed(bars, 200, ts=ts[199] + 3 * HOUR)
+    assert findings(twice)[Check.DUPLICATES].value == pytest.approx(1 / 399)
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 60), st.integers(0, 2**32 - 1), st.booleans())
 def test_any_bars_get_a_verdict(n: int, seed: int, is_equity: bool) -> None:

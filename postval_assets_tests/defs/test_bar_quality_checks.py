@@ -32,6 +32,7 @@ def test_an_error_is_shown_and_stops_its_symbol_only(home: Home, tmp_path: Path)
         "BTCUSD": (False, "ERROR"),
         None: (False, "ERROR"),
     }
+    assert [symbol for symbol in found if symbol][-1] == "BTCUSD", "the web page shows the last one"
     assert "ERROR: 1Hour jumps: 14.6 sd at 2024-09-26 13:00" in (found["BTCUSD"].description or "")
     assert "| 1Hour | jumps (sd) | ERROR | 14.62 | 14.62 | 12 | 13 |" in str(
         found["BTCUSD"].metadata["checks"].value

@@ -280,6 +280,30 @@ def test_a_symbol_that_alpaca_refuses_does_not_spoil_its_neighbours() -> None:
     assert len(server.requests) == 2
 
 
+@pytest.mark.parametrize(
+    "said",
+    ["invalid symbol: BAD.X.", "Invalid symbols: 'BAD.X', 'WORSE'", "code=400, message=invalid symbol WORSE"],
+)
+def test_refused_symbols_are_found_however_they_are_named(said: str) -> None:
+    class Choosy(AlpacaServer):
+        def _page(self, request):
+            bad = {"BAD.X", "WORSE"} & set(request.symbols)
+            named = [name for name in bad if name in said]
+            return (400, {"message": said}) if named else super()._page(request)
+
+    with Choosy({"AAPL": hourly(3), "BAD.X": hourly(1), "WORSE": hourly(1)}) as server:
+        answers = list(source_on(server).answer([ask("AAPL"), ask("BAD.X"), ask("WORSE")], HOUR, EQUITY))
+    assert {a.ask.symbol for a in answers if a.problem} == {n for n in ("BAD.X", "WORSE") if n in said}
+    assert len(server.requests) == 2
+
+
+def test_bars_of_a_feed_that_is_set_are_recorded_as_its_own() -> None:
+    with AlpacaServer({}) as server:
+        plain, iex = source_on(server), source_on(server, feed="iex")
+    assert [plain.recorded_as(a) for a in (EQUITY, CRYPTO)] == ["alpaca", "alpaca"]
+    assert [iex.recorded_as(a) for a in (EQUITY, CRYPTO)] == ["alpaca-iex", "alpaca"]
+
+
 def test_another_refusal_is_told_as_the_server_says_it() -> None:
     class Strict(AlpacaServer):
         def _page(self, request):

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from http.server import BaseHTTPRequestHandler
+from typing import Any
+
 import pytest
 
 from postval_assets.core.failures import Rejected, Unavailable
 from postval_assets.core.instruments import AssetClass, Timeframe
 from postval_assets.io.alpaca_bars import AlpacaBars
 from postval_assets.io.alpaca_http import RATE_LIMITED_TRIES, TRIES, TokenBucket
-from postval_assets_tests.io.alpaca_cases import FakeClock, ask, hourly, source_on
-from postval_assets_tests.io.alpaca_server import AlpacaServer, Fault
+from postval_assets_tests.io.alpaca_cases import START, FakeClock, ask, hourly, source_on
+from postval_assets_tests.io.alpaca_server import AlpacaServer, Fault, Request, _send
 
 # 25 bars in pages of 10: AAPL 10 | AAPL 2, MSFT 8 | MSFT 5.
 BARS = {"AAPL": hourly(12), "MSFT": hourly(13, price=300.0)}
@@ -21,6 +27,31 @@ def closes(source: AlpacaBars) -> dict[str, list[float]]:
     answers = list(source.answer(asks, Timeframe.HOUR_1, AssetClass.EQUITY))
     assert [a.problem for a in answers] == [None, None]
     return {a.ask.symbol: a.bars.close.tolist() for a in answers}
+
+
+class Says(AlpacaServer):
+    """A server whose first answers are given, byte for byte or as JSON."""
+
+    def __init__(
+        self,
+        bars: Any,
+        *,
+        bodies: Sequence[object],
+        status: int = 200,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(bars, validate=False)
+        self.bodies, self.status, self.headers = list(bodies), status, headers
+
+    def _answer(self, handler: BaseHTTPRequestHandler) -> None:
+        if len(self.requests) >= len(self.bodies):
+            super()._answer(handler)
+            return
+        body = self.bodies[len(self.requests)]
+        self.requests.append(Request(handler.path, (), {}, None, None, None, len(handler.path), None))
+        _send(
+            handler, self.status, body if isinstance(body, bytes) else json.dumps(body).encode(), self.headers
+        )
 
 
 EXPECTED = {symbol: [bar["c"] for bar in series] for symbol, series in BARS.items()}
@@ -101,6 +132,17 @@ def test_a_header_of_another_world_does_not_stop_everything() -> None:
     assert fake.waits == [120.0]
 
 
+@pytest.mark.parametrize("reset", [None, "0", "nan", "soon", "-1e400"])
+def test_a_rate_limit_without_a_usable_header_is_waited_for_longer_than_a_minute(reset: str | None) -> None:
+    """The limit is one of a minute: ten tries, a second apart, would all fall into the same one."""
+    fake = FakeClock()
+    headers = {} if reset is None else {"X-RateLimit-Reset": reset}
+    with Says(BARS, bodies=[b"{}"] * 8, status=429, headers=headers) as server:
+        assert closes(source_on(server, fake)) == EXPECTED
+    assert len(server.requests) == 9
+    assert fake.waits == [1, 2, 4, 8, 16, 16, 16, 16]
+
+
 def test_a_rate_limit_that_never_ends_is_unavailable() -> None:
     with (
         AlpacaServer(BARS, faults=[Fault.RATE_LIMIT] * 50) as server,
@@ -155,12 +197,35 @@ def test_a_page_that_is_none_is_unavailable() -> None:
         closes(source_on(server))
 
 
-def test_a_bar_without_a_price_is_unavailable() -> None:
+def test_a_page_without_bars_is_unavailable_and_not_an_empty_range() -> None:
     with (
-        AlpacaServer({"AAPL": [{"t": "2024-01-01T00:00:00Z", "o": 1.0}]}, validate=False) as server,
-        pytest.raises(Unavailable, match="a bar of AAPL that is none"),
+        Says(BARS, bodies=[{"message": "hello from a proxy", "next_page_token": None}]) as server,
+        pytest.raises(Unavailable, match="a page without bars"),
     ):
         closes(source_on(server))
+
+
+@pytest.mark.parametrize(
+    ("bar", "wrong"),
+    [
+        ({"t": "2024-01-01T00:00:00Z", "o": 1.0}, "KeyError in h"),
+        ({**hourly(1)[0], "c": 10**400}, "OverflowError in c"),
+        ({**hourly(1)[0], "v": "many"}, "ValueError in v"),
+        ({**hourly(1)[0], "t": "yesterday at noon ....Z"}, "in t"),
+        ({**hourly(1)[0], "t": None}, "TypeError in t"),
+        ("no bar", "TypeError in t"),
+    ],
+)
+def test_a_bar_that_is_none_is_a_problem_of_its_symbol_alone(bar: object, wrong: str) -> None:
+    bodies = [{"bars": {"AAPL": [bar], "MSFT": BARS["MSFT"]}, "next_page_token": None}]
+    with Says(BARS, bodies=bodies) as server:
+        first, second = source_on(server).answer(
+            [ask("AAPL"), ask("MSFT")], Timeframe.HOUR_1, AssetClass.EQUITY
+        )
+    assert first.problem is not None
+    assert first.problem.startswith("AAPL: Alpaca sent a bar that is none (")
+    assert wrong in first.problem
+    assert (len(first.bars), second.problem, second.bars.close.tolist()) == (0, None, EXPECTED["MSFT"])
 
 
 @pytest.mark.parametrize("fault", [Fault.UNAUTHORIZED, Fault.FORBIDDEN])
@@ -202,6 +267,50 @@ def test_pages_that_go_round_are_seen() -> None:
     with Round(BARS, page_size=10, validate=False) as server, pytest.raises(Unavailable, match="go round"):
         closes(source_on(server))
     assert len(server.requests) == 2
+
+
+def test_pages_that_go_round_by_way_of_others_are_seen() -> None:
+    bodies = [{"bars": {"AAPL": BARS["AAPL"][:1]}, "next_page_token": token} for token in "ABCA"]
+    with Says(BARS, bodies=bodies * 100) as server, pytest.raises(Unavailable, match="go round"):
+        closes(source_on(server))
+    assert len(server.requests) == 4
+
+
+@pytest.mark.parametrize("bars", [{}, None, {"AAPL": BARS["AAPL"]}])
+def test_pages_that_never_end_are_seen(bars: object) -> None:
+    bodies = [{"bars": bars, "next_page_token": f"page {n}"} for n in range(10_000)]
+    few = [ask("AAPL", end=START + timedelta(hours=11))]
+    with Says(BARS, bodies=bodies) as server, pytest.raises(Unavailable, match="do not end"):
+        list(source_on(server).answer(few, Timeframe.HOUR_1, AssetClass.EQUITY))
+    assert len(server.requests) < 110
+
+
+def test_an_empty_name_of_a_next_page_names_none() -> None:
+    with Says(BARS, bodies=[{"bars": BARS, "next_page_token": ""}]) as server:
+        assert closes(source_on(server)) == EXPECTED
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "body", [b"[" * 100_000, b'{"bars": {}, "x": "' + b"x" * 5_000 + b'"}', b"1" * 5_000]
+)
+def test_answers_that_no_page_can_be_are_unavailable(monkeypatch: pytest.MonkeyPatch, body: bytes) -> None:
+    monkeypatch.setattr("postval_assets.io.alpaca_http._LARGEST_BODY", 4_000 if b"x" in body else 10**6)
+    said = "more than" if b"x" in body else "not JSON"
+    with Says(BARS, bodies=[body] * 50) as server, pytest.raises(Unavailable, match=said):
+        closes(source_on(server))
+    assert len(server.requests) == TRIES
+
+
+@pytest.mark.parametrize("proxy", ["http://", "socks9://name:pAsSwOrD@127.0.0.1:9"])
+def test_a_proxy_that_is_none_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
+    for name in ("no_proxy", "NO_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", proxy)
+    with AlpacaServer(BARS) as server, pytest.raises(Rejected, match="proxy settings") as caught:
+        closes(source_on(server))
+    assert server.requests == []
+    assert "pAsSwOrD" not in str(caught.value)
 
 
 # --- our own limit ------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import traceback
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 
@@ -12,7 +13,7 @@ from postval_assets.core.instruments import AssetClass, Timeframe
 from postval_assets.io.alpaca_bars import AlpacaBars
 from postval_assets.io.alpaca_keys import AlpacaKeys
 from postval_assets_tests.io.alpaca_cases import FakeClock, ask, hourly, source_on
-from postval_assets_tests.io.alpaca_server import KEY_ID, SECRET, AlpacaServer, Fault
+from postval_assets_tests.io.alpaca_server import KEY_ID, SECRET, AlpacaServer, Fault, _send
 
 BARS = {"AAPL": hourly(5), "BTC/USD": hourly(5)}
 
@@ -57,6 +58,18 @@ def test_what_the_server_repeats_is_hidden_even_where_it_is_cut() -> None:
         list(source_on(server).answer([ask("AAPL")], Timeframe.HOUR_1, AssetClass.EQUITY))
     assert "x" * 190 in str(caught.value)
     assert SECRET[:8] not in str(caught.value)
+
+
+def test_a_key_that_the_server_writes_in_another_way_is_hidden_as_well() -> None:
+    escaped = "".join(f"\\u{ord(c):04x}" for c in SECRET)
+
+    class Escaping(AlpacaServer):
+        def _answer(self, handler: BaseHTTPRequestHandler) -> None:
+            _send(handler, 403, f'{{"message": "no: {escaped}"}}'.encode())
+
+    with Escaping(BARS) as server, pytest.raises(Rejected, match=r"HTTP 403: no: \(secret\)") as caught:
+        list(source_on(server).answer([ask("AAPL")], Timeframe.HOUR_1, AssetClass.EQUITY))
+    assert SECRET not in str(caught.value)
 
 
 @pytest.mark.parametrize("asset_class", list(AssetClass))

@@ -31,11 +31,16 @@ class Exchange:
     unknown: frozenset[str] = frozenset()
     answers_left: int | None = None
     name: str = "exchange"
+    feed: str = ""
     asked: list[list[BarAsk]] = field(default_factory=list)
 
     def symbols(self) -> tuple[str, ...]:
         """None: it cannot list them."""
         return ()
+
+    def recorded_as(self, asset_class: AssetClass) -> str:
+        """Its name, with the feed of stocks where one is set."""
+        return self.name if asset_class is AssetClass.CRYPTO or not self.feed else f"{self.name}-{self.feed}"
 
     def fetch(
         self,
@@ -113,9 +118,7 @@ def expected(exchange: Exchange, until: datetime, symbol: str = "AAPL") -> list[
 
 
 def coverage(bench: Bench, symbol: str = "AAPL") -> list[tuple[datetime, datetime]]:
-    sql = (
-        "SELECT start_ts, end_ts FROM bar_coverage WHERE symbol = ? AND source = 'exchange' ORDER BY start_ts"
-    )
+    sql = "SELECT start_ts, end_ts FROM bar_coverage WHERE symbol = ? AND source LIKE 'exchange%' ORDER BY start_ts"
     return [(r["start_ts"], r["end_ts"]) for r in bench.rows(sql, symbol)]
 
 

@@ -93,6 +93,16 @@ def test_rows_are_written_when_something_has_changed(bench: Bench) -> None:
     assert len(bench.rows("SELECT * FROM bar_quality")) == len(Check)
 
 
+def test_other_recent_days_are_other_values(bench: Bench) -> None:
+    # Few and apart from each other: no verdict is another one.
+    early = [float(n % 10 > 0 or n >= 600) for n in range(N_BARS)]
+    ready(bench, BTCUSD=without_gaps().assign(volume=early))
+    assert verdict(bench, "BTCUSD", Check.ZERO_VOLUME)["recent_value"] == 60 / N_BARS
+    fewer = bench.configured(quality_recent_days=10)
+    fewer.check(["BTCUSD"])
+    assert verdict(bench, "BTCUSD", Check.ZERO_VOLUME)["recent_value"] == 0.0
+
+
 def test_a_symbol_without_bars_has_no_verdict(bench: Bench) -> None:
     (quality,) = bench.check(["NONE"])
     assert (quality.series, quality.severity, quality.problems()) == ((), Severity.OK, ())

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from postval_assets.core.failures import Rejected
 from postval_assets.io.warehouse import Replace
 from postval_assets.pipeline.topping_up import EMPTY
 from postval_assets_tests.pipeline.conftest import BUY, END, Bench, MakeBench, bars_frame, network
@@ -162,19 +163,60 @@ def test_a_bar_that_is_not_complete_is_never_stored(bench: Bench, exchange: Exch
 
 
 def test_bars_of_another_source_are_replaced_and_not_mixed(bench: Bench, exchange: Exchange) -> None:
-    bench.put_bars("AAPL", n=N + 5, end=END + 20 * HOURS, seed=9)
+    # From before what is asked for, until after its newest bar.
+    of_file = bench.put_bars("AAPL", n=3 * N, end=END + 20 * HOURS, seed=9)
     bench.load(["AAPL"])
     report = top_up(bench, exchange)
-    assert [r for r in stored(bench) if r["ts"] <= newest(bench)] == expected(exchange, END)
-    assert report.symbols[0].n_rows == len(stored(bench))
+    first_day = of_file["ts"].iloc[0].normalize().to_pydatetime()
+    assert first_day < since(bench)
+    assert exchange.questions() == [("AAPL", first_day, newest(bench))]
+    assert stored(bench) == expected(exchange, END)
+    assert report.symbols[0].n_rows == N
     assert bench.rows("SELECT * FROM bar_restatements") == []
-    # and back: what the exchange was asked for is no longer what is stored
-    bench.load(["AAPL"])
+    # and back: what the exchange was asked for is no longer what is stored, and neither are its bars
+    shorter = bench.put_bars("AAPL", n=20, end=END - 5 * DAY, seed=9)
+    report = bench.load(["AAPL"])
     assert coverage(bench) == []
+    assert [r["ts"] for r in stored(bench)] == [ts.to_pydatetime() for ts in shorter["ts"]]
+    assert report.symbols[0].n_rows == 20
     exchange.questions()
     top_up(bench, exchange)
     assert exchange.questions() == [("AAPL", since(bench), newest(bench))]
-    assert [r for r in stored(bench) if r["ts"] <= newest(bench)] == expected(exchange, END)
+    assert stored(bench) == expected(exchange, END)
+
+
+def test_bars_of_another_feed_are_replaced_and_not_mixed(bench: Bench, exchange: Exchange) -> None:
+    top_up(bench, exchange, "AAPL", "BTCUSD")
+    exchange.questions()
+    of_all = exchange.history["AAPL"]
+    exchange.feed, exchange.history["AAPL"] = "iex", bars_frame(n=N, seed=7).iloc[: N - 4]
+    top_up(bench, exchange, "AAPL", "BTCUSD")
+    assert exchange.questions() == [("AAPL", since(bench), newest(bench))], "a pair has no feed"
+    assert stored(bench) == expected(exchange, END)
+    assert bench.rows("SELECT DISTINCT source FROM bars WHERE symbol = 'AAPL'") == [
+        {"source": "exchange-iex"}
+    ]
+    assert bench.rows("SELECT * FROM bar_restatements") == []
+    top_up(bench, exchange, "AAPL", "BTCUSD")
+    assert exchange.questions() == []
+    # and back: the first feed's record went with its bars
+    exchange.feed, exchange.history["AAPL"] = "", of_all
+    top_up(bench, exchange, "AAPL", "BTCUSD")
+    assert exchange.questions() == [("AAPL", since(bench), newest(bench))]
+    assert stored(bench) == expected(exchange, END)
+    assert bench.rows("SELECT DISTINCT source FROM bars WHERE symbol = 'AAPL'") == [{"source": "exchange"}]
+
+
+def test_simulated_bars_are_refused_beside_real_ones_whatever_the_last_load_said(
+    bench: Bench, exchange: Exchange
+) -> None:
+    top_up(bench, exchange)
+    exchange.unknown = frozenset({"AAPL"})
+    bench.clock.at += 8 * HOURS
+    top_up(bench, exchange)
+    assert bench.one("SELECT status FROM bar_loads")["status"] == "REJECTED"
+    with pytest.raises(Rejected, match="holds bars from exchange; bars from sample do not belong"):
+        bench.configured(bars_source="sample").load(["AAPL"])
 
 
 def test_a_finer_series_that_a_model_needs_is_topped_up_beside_the_base(

@@ -92,6 +92,20 @@ def test_keys_that_are_refused_stop_the_stage(
         top_up(bench, exchange, "AAPL", "BTCUSD")
 
 
+def test_a_refusal_leaves_the_other_asset_class_and_is_told(bench: Bench, exchange: Exchange) -> None:
+    answer = exchange.answer
+
+    def refused(asks: Any, timeframe: Timeframe, asset_class: AssetClass) -> Iterator[BarAnswer]:
+        if asset_class is AssetClass.EQUITY:
+            raise Rejected("the account may not see this feed")
+        return answer(asks, timeframe, asset_class)
+
+    exchange.answer = refused  # type: ignore[method-assign]
+    with pytest.raises(Rejected, match="the account may not see this feed"):
+        top_up(bench, exchange, "AAPL", "BTCUSD")
+    assert len(stored(bench, "BTCUSD")) == N
+
+
 def test_an_answer_without_anything_that_is_known_is_not_believed(bench: Bench, exchange: Exchange) -> None:
     top_up(bench, exchange)
     covered, whole = coverage(bench), exchange.history["AAPL"]
@@ -207,6 +221,55 @@ def test_a_failure_between_seeing_the_shift_and_fetching_keeps_the_old_history_w
     top_up(bench, exchange)
     assert stored(bench) == expected(exchange, END + 12 * HOURS)
     assert len(bench.rows("SELECT * FROM bar_restatements")) == 1
+
+
+def test_a_shift_that_was_seen_before_a_failure_is_not_asked_with_the_next_asset_class(
+    bench: Bench, exchange: Exchange
+) -> None:
+    """The next group has other requests: bars of another length or class would be stored as this series."""
+    exchange.history["MSFT"] = bars_frame(n=N, seed=8)
+    top_up(bench, exchange, "AAPL", "MSFT", "BTCUSD")
+    before = stored(bench)
+    later(exchange, bench)
+    split(exchange, 0.5)
+    answer, asked = exchange.answer, []
+
+    def silent_about_msft(asks: Any, timeframe: Timeframe, asset_class: AssetClass) -> Iterator[BarAnswer]:
+        asked.append((asset_class, [one.symbol for one in asks]))
+        for one in answer(asks, timeframe, asset_class):
+            if one.ask.symbol == "MSFT":
+                raise Unavailable("it fell silent")
+            yield one
+
+    exchange.answer = silent_about_msft  # type: ignore[method-assign]
+    with pytest.raises(Unavailable, match="it fell silent"):
+        top_up(bench, exchange, "AAPL", "MSFT", "BTCUSD")
+    assert asked == [(AssetClass.EQUITY, ["AAPL", "MSFT"]), (AssetClass.CRYPTO, ["BTCUSD"])]
+    assert stored(bench) == before
+    exchange.answer = answer  # type: ignore[method-assign]
+    top_up(bench, exchange, "AAPL", "MSFT", "BTCUSD")
+    assert stored(bench) == expected(exchange, END + 12 * HOURS)
+
+
+def test_a_shift_whose_history_comes_in_part_changes_nothing(
+    bench: Bench, exchange: Exchange, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    top_up(bench, exchange)
+    before, covered = stored(bench), coverage(bench)
+    later(exchange, bench)
+    split(exchange, 0.5)
+    answer, calls = exchange.answer, []
+
+    def second_time_in_part(*arguments: Any) -> Iterator[BarAnswer]:
+        calls.append(arguments)
+        for one in answer(*arguments):
+            n_less = 0 if len(calls) == 1 else len(one.bars) - 50
+            yield BarAnswer(one.ask, one.bars.slice(n_less, len(one.bars)), None)
+
+    monkeypatch.setattr(exchange, "answer", second_time_in_part, raising=False)
+    problem = top_up(bench, exchange).symbols[0].problems[0]
+    assert f"no longer has {N - 47} of the {N} stored bar(s)" in problem
+    assert (stored(bench), coverage(bench)) == (before, covered)
 
 
 def test_a_shift_whose_whole_history_is_not_delivered_changes_nothing(
