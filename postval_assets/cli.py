@@ -29,6 +29,13 @@ class _Main(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except click.NoSuchOption as error:
+            if any(error.option_name in option.opts for option in self.params):
+                hint = (
+                    f"{error.message} It stands before the command: postval {error.option_name} ... COMMAND"
+                )
+                raise click.NoSuchOption(error.option_name, message=hint, ctx=error.ctx) from error
+            raise
         except PostvalError as error:
             raise click.ClickException(str(error)) from error
 
@@ -241,6 +248,30 @@ def backfill(ctx: click.Context, symbols: str, plan: str, archive_id: str | None
 
 @main.command(
     epilog=examples(
+        "postval bars                                    what is missing of all known symbols' bars",
+        "postval --bars alpaca bars --symbols AAPL,BTCUSD",
+    )
+)
+@click.option("--symbols", help="Separated by commas; also ones that no archive has (default: all known).")
+@click.pass_context
+def bars(ctx: click.Context, symbols: str | None) -> None:
+    """Loads or tops up bars, checks them, and shows what there is; exit 1 where a symbol has none."""
+    log_to_terminal()
+    wanted = names_in(symbols)
+    from postval_assets.commands.runs import load
+    from postval_assets.pipeline.platform import open_platform
+    from postval_assets.report.text import bars_table
+
+    rows = load(open_platform(settings_of(ctx)), wanted)
+    click.echo(bars_table(rows))
+    there = {r["symbol"] for r in rows if r["n_bars"]}
+    without = dict.fromkeys(r["symbol"] for r in rows if r["symbol"] not in there)
+    if without:
+        raise Rejected(f"no bars of {', '.join(without)}")
+
+
+@main.command(
+    epilog=examples(
         "postval stage --to D:/bot                          LIVE and PAPER of the newest decided archive",
         "postval stage --to staged --archive 20250301_180000 --classification APPROVED,REVIEW",
     )
@@ -374,7 +405,8 @@ def features_check(
 @click.pass_context
 def doctor(ctx: click.Context) -> None:
     """What is configured, reachable, stale, locked or large, each with its mend; exit 1 where something is wrong."""
-    from postval_assets.commands.doctor import Severity, examine
+    from postval_assets.commands.doctor import examine
+    from postval_assets.commands.finding import Severity
     from postval_assets.report.text import table
 
     findings = examine(settings_of(ctx))

@@ -26,7 +26,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from postval_assets.core.bar_quality import DEFAULT_LIMITS, Check, QualityLimit
+from postval_assets.core.bar_quality import DEFAULT_LIMITS, Check, QualityLimit, limit_problem
 from postval_assets.core.costs import ExecutionRules
 from postval_assets.core.decision import POLICIES
 from postval_assets.core.failures import Rejected
@@ -227,6 +227,14 @@ class Settings(BaseSettings):
             raise ValueError("expected https://HOST[:PORT][/PATH], without a user name or a query")
         return value.rstrip("/")
 
+    @field_validator("quality")
+    @classmethod
+    def _sound_limits(cls, value: dict[Check, QualityTable]) -> dict[Check, QualityTable]:
+        problems = [limit_problem(check, warn=own.warn, error=own.error) for check, own in value.items()]
+        if any(problems):
+            raise ValueError("; ".join(filter(None, problems)))
+        return value
+
     @field_validator("symbol_classes")
     @classmethod
     def _bare_symbols(cls, value: dict[str, AssetClass]) -> dict[str, AssetClass]:
@@ -393,6 +401,8 @@ def _said(where: tuple[int | str, ...], kind: str, message: str) -> str:
     if kind == "extra_forbidden":
         near = difflib.get_close_matches(name, Settings.model_fields, n=1)
         return f"{name} is no setting" + (f"; did you mean {near[0]}" if near else "")
+    if where[-1:] == ("[key]",):
+        name, message = name.removesuffix(".[key]"), message.replace("Input should be", "unknown; expected")
     return f"{name}: {message.removeprefix('Value error, ')}"
 
 

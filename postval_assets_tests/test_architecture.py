@@ -27,6 +27,7 @@ MAY_USE = {
         *("cli", "cli_train", "cli_words"),
         *("commands", "definitions", "defs", "pipeline", "report", "io", "core", "settings"),
     },
+    "__main__": {"cli"},
     "cli_train": {"cli_train", "cli_words", "trainer", "commands", "report", "io", "core", "settings"},
     "cli_words": {"cli_words", "defs", "core", "settings"},
     # Comes before postval: it trains networks and makes the sample. Of all that validates, only the command knows it.

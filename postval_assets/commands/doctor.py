@@ -1,6 +1,7 @@
 """``postval doctor``: what is configured, reachable, stale, locked or large, each with its mend.
 
-Here: one function a question; each answers with findings and never changes anything. Not here: mending.
+Here: one function a question; each answers with findings and never changes anything. Not here: mending, or the
+questions about bars (doctor_bars.py).
 """
 
 from __future__ import annotations
@@ -10,49 +11,27 @@ import os
 import shutil
 import socket
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from datetime import timedelta
-from enum import StrEnum
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import dagster as dg
 
+from postval_assets.commands.doctor_bars import source_of_bars, stored_bars
+from postval_assets.commands.finding import Finding, Severity
 from postval_assets.commands.occupancy import is_held
 from postval_assets.core.failures import PostvalError
 from postval_assets.core.features.registry import load_feature_sets
-from postval_assets.defs.run_records import WORKED_ON, orphans, runs
-from postval_assets.io.bar_source import is_remote
+from postval_assets.defs.jobs import archive_job, bars_job
+from postval_assets.defs.run_records import WORKED_ON, orphans, runs, schedules_on
 from postval_assets.io.inbox import FileHasher, InboxCursor, scan_inbox
 from postval_assets.io.warehouse import kept_aside
 from postval_assets.pipeline.archives import archive_limits
-from postval_assets.pipeline.market import require_one_kind_of_bars
 from postval_assets.pipeline.platform import Platform, open_platform
 from postval_assets.settings import Settings, export_environment
 
 _PACKAGES = ("dagster", "dagster-webserver", "duckdb", "pandas", "numpy", "torch")
 _LOW_DISK_GB = 5.0
-_OLD_BARS = timedelta(days=7)
-_THIS_MACHINE = ("127.0.0.1", "localhost", "::1")
-
-
-class Severity(StrEnum):
-    """How bad a finding is."""
-
-    OK = "ok"
-    NOTE = "note"
-    ERROR = "ERROR"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One answer: what was looked at, what was found, and what to do about it."""
-
-    severity: Severity
-    what: str
-    found: str
-    mend: str | None = None
 
 
 def examine(settings: Settings) -> list[Finding]:
@@ -62,10 +41,11 @@ def examine(settings: Settings) -> list[Finding]:
         _versions,
         _configuration,
         _data_directory,
-        _bars,
+        source_of_bars,
         _feature_sets,
         _inbox,
         _warehouse,
+        stored_bars,
         _replica,
         _dagster,
         _port,
@@ -123,37 +103,6 @@ def _data_directory(platform: Platform) -> Iterator[Finding]:
         "data directory",
         f"{folder}, {free:.1f} GB free",
         "a 50-model archive needs about 6 GB: make room" if low else None,
-    )
-
-
-def _bars(platform: Platform) -> Iterator[Finding]:
-    spec = platform.settings.bars_source
-    require_one_kind_of_bars(platform)
-    source = platform.bar_source()
-    symbols = source.symbols()
-    if is_remote(source):
-        yield from _alpaca(platform)
-    elif symbols:
-        shown = ", ".join(symbols[:8]) + (", ..." if len(symbols) > 8 else "")
-        yield Finding(Severity.OK, "bars source", f"{spec}: {len(symbols)} symbols ({shown})")
-    else:
-        mend = "put SYMBOL_1Hour.parquet (or .csv) files there, or set POSTVAL_BARS_SOURCE"
-        yield Finding(Severity.ERROR, "bars source", f"{spec} holds no symbols", mend)
-
-
-def _alpaca(platform: Platform) -> Iterator[Finding]:
-    """Where bars are asked for, and that there are keys: whether they are right, only a request could tell."""
-    s = platform.settings
-    host = s.alpaca_url or "Alpaca's own host"
-    plain = (s.alpaca_url or "").startswith("http:") and urlsplit(
-        s.alpaca_url or ""
-    ).hostname not in _THIS_MACHINE
-    yield Finding(
-        Severity.NOTE if plain else Severity.OK,
-        "bars source",
-        f"alpaca: {host}, keys are there, feed {s.alpaca_feed or 'the best of the account'}, "
-        f"at most {s.alpaca_requests_per_minute} requests a minute",
-        "the keys go there unencrypted: use https in POSTVAL_ALPACA_URL" if plain else None,
     )
 
 
@@ -235,7 +184,6 @@ def _warehouse(platform: Platform) -> Iterator[Finding]:
     )[0]
     found = ", ".join(f"{n} {name}" for name, n in counts.items())
     yield Finding(Severity.OK, "warehouse", f"schema {platform.warehouse.schema_version()}, {found}")
-    yield from _ages_of_bars(platform)
     for row in platform.warehouse.rows(
         "SELECT archive_id, status, file_name FROM training_archives WHERE status IN ('RECEIVED', 'EXTRACTED')"
     ):
@@ -245,26 +193,6 @@ def _warehouse(platform: Platform) -> Iterator[Finding]:
             f"{row['archive_id']} is {row['status']}, not every model is decided",
             f"wait while postval up runs; if its run failed, drop {row['file_name']} again",
         )
-
-
-def _ages_of_bars(platform: Platform) -> Iterator[Finding]:
-    """A decision on old bars looks like any other: say how old the newest bar of each symbol is."""
-    newest = platform.warehouse.rows(
-        "SELECT symbol, max(ts) AS ts FROM bars GROUP BY symbol ORDER BY ts, symbol"
-    )
-    if not newest:
-        return
-    old = [r for r in newest if platform.now() - r["ts"] > _OLD_BARS]
-    shown = ", ".join(f"{r['symbol']} {r['ts']:%Y-%m-%d}" for r in old[:5]) + (
-        ", ..." if len(old) > 5 else ""
-    )
-    yield Finding(
-        Severity.NOTE if old else Severity.OK,
-        "bars",
-        f"{len(newest)} symbols, newest bars from {newest[0]['ts']:%Y-%m-%d} to {newest[-1]['ts']:%Y-%m-%d}"
-        + (f"; over {_OLD_BARS.days} days old: {shown}" if old else ""),
-        "bring the source up to date, then postval backfill --as-of now" if old else None,
-    )
 
 
 def _replica(platform: Platform) -> Iterator[Finding]:
@@ -299,13 +227,31 @@ def _dagster(platform: Platform) -> Iterator[Finding]:
         "running": WORKED_ON,
         "failed": [dg.DagsterRunStatus.FAILURE],
     }
-    counts = {name: len(runs(instance, statuses)) for name, statuses in states.items()}
+    found = {name: runs(instance, statuses) for name, statuses in states.items()}
+    failed = Counter(run.job_name for run in found["failed"])
+    of_jobs = f" ({', '.join(f'{n} {_job(name)}' for name, n in sorted(failed.items()))})" if failed else ""
     yield Finding(
-        Severity.NOTE if counts["failed"] else Severity.OK,
+        Severity.NOTE if failed else Severity.OK,
         "dagster",
-        ", ".join(f"{n} {name}" for name, n in counts.items()) + " runs",
-        "a failed archive: drop it again; what is done stays" if counts["failed"] else None,
+        ", ".join(f"{len(of_state)} {name}" for name, of_state in found.items()) + f" runs{of_jobs}",
+        "; ".join(dict.fromkeys(_mend(name) for name in sorted(failed))) or None,
     )
+    on = schedules_on(instance)
+    yield Finding(Severity.OK, "schedules", f"on: {', '.join(on)}" if on else "both are off (docs/alpaca.md)")
+
+
+def _job(name: str) -> str:
+    """A job's name for people: assets that were materialized in the web UI have one of Dagster's own."""
+    return "by hand" if name.startswith("__") else name
+
+
+def _mend(job: str) -> str:
+    """What to do about a failed run."""
+    if job == archive_job.name:
+        return "a failed archive: drop it again; what is done stays"
+    if job == bars_job.name:
+        return "failed bars_job: postval bars, which fetches what is missing"
+    return "other failed runs: re-execute them in the web UI, or postval backfill"
 
 
 def _port(platform: Platform) -> Iterator[Finding]:

@@ -22,7 +22,7 @@ from postval_assets.core.features.reference import REFERENCE_SETS
 from postval_assets.core.features.registry import LoadedFeatureSets, load_feature_sets
 from postval_assets.core.instruments import AssetClass, Timeframe, parse_symbol, parse_timeframe
 from postval_assets.io.bar_source import is_remote
-from postval_assets.pipeline.market import in_timeframe
+from postval_assets.pipeline.bars_at_hand import bars_at_hand
 from postval_assets.pipeline.platform import Platform
 from postval_assets.report.text import table
 
@@ -196,10 +196,7 @@ def _chosen(usable: Sequence[Bars]) -> list[Bars]:
 
 def _bars_of(platform: Platform, feature_set: FeatureSet, symbol: str, timeframe: Timeframe) -> Bars:
     """Bars that a set can be checked on; raises Rejected where there are none."""
-    settings = platform.settings
-    base = min(settings.base_timeframe, timeframe, key=lambda t: t.minutes)
-    fetched = platform.bar_source().fetch(symbol, base, platform.asset_class(symbol), start=None, end=None)
-    bars = in_timeframe(fetched, timeframe, settings.session)
+    bars = bars_at_hand(platform, symbol, timeframe)
     _require_enough(feature_set, bars)
     require_prices(bars)
     return bars

@@ -214,7 +214,8 @@ ASSUMED. It takes effect when the archive is extracted again: `postval validate 
 `[symbol_classes]` lists exceptions to the rule that a symbol ending in USD, USDT or USDC after at least three
 characters is crypto. The values are `equity` and `crypto`.
 
-`[quality.CHECK]` has your own limits of a check of bars; [bar-quality.md](bar-quality.md) lists the checks.
+`[quality.CHECK]` has your own limits of a check of bars; [bar-quality.md](bar-quality.md) lists the checks. `warn` may
+not be above `error`, nor a share above 1.
 
 ## What a change does to results that are there
 

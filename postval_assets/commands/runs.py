@@ -1,6 +1,7 @@
 """Runs in this process: the same jobs over the same assets, without daemon or web server.
 
-Here: ``validate`` and ``backfill``. The queue of a running daemon counts these runs as its own and waits for them.
+Here: ``validate``, ``backfill`` and ``bars``. The queue of a running daemon counts these runs as its own and waits for
+them.
 """
 
 from __future__ import annotations
@@ -20,16 +21,18 @@ from postval_assets.core.failures import PostvalError, Rejected
 from postval_assets.core.instruments import parse_symbol
 from postval_assets.definitions import build_definitions
 from postval_assets.defs.catalogue import archive_materialization
-from postval_assets.defs.jobs import archive_job, evaluation_job, evidence_job, range_tags
+from postval_assets.defs.jobs import archive_job, bars_job, evaluation_job, evidence_job, range_tags
 from postval_assets.defs.partitions import ARCHIVE, SYMBOL
 from postval_assets.defs.resources import ARCHIVE_TAG, AS_OF_TAG, PLANS_TAG, SHA_TAG
 from postval_assets.defs.sensors import is_busy
 from postval_assets.io.inbox import inspect_archive
+from postval_assets.io.warehouse import Replace
 from postval_assets.pipeline.archives import archive_limits, archives_of, register
 from postval_assets.pipeline.evidencing import archives_to_weigh
 from postval_assets.pipeline.intake_file import take_in
 from postval_assets.pipeline.market import SIMULATED, require_one_kind_of_bars
 from postval_assets.pipeline.platform import Platform
+from postval_assets.pipeline.reading import stored_bars_rows
 
 log = logging.getLogger("postval.runs")
 
@@ -122,6 +125,56 @@ def backfill(
         run_job(platform, instance, evaluation_job.name, of_archive, tags)
     weigh(platform, instance)
     return archives
+
+
+def load(platform: Platform, symbols: Sequence[str] | None) -> list[dict[str, Any]]:
+    """Load or top up the bars of these symbols, also of those that no archive has.
+
+    These become partitions like others and are topped up from then on; one without bars is forgotten again, so that
+    a misspelt name is not asked for every day.
+
+    Args:
+        platform: settings and warehouse.
+        symbols: whose bars; None for all that are known.
+
+    Returns:
+        What is stored of them (pipeline.reading.stored_bars_rows).
+
+    Raises:
+        Rejected: for what is no symbol, or where none is known yet.
+        RunFailed: where a run ended with an error.
+    """
+    wanted = None if symbols is None else tuple(dict.fromkeys(parse_symbol(s) for s in symbols))
+    tell_bars(platform)
+    instance = open_instance(platform.settings)
+    clear_orphans_beside(platform.settings, instance)
+    if wanted is None:
+        wanted = tuple(instance.get_dynamic_partitions(SYMBOL))
+        if not wanted:
+            raise Rejected("no symbol is known yet: name some with --symbols, or ingest an archive")
+    known = set(instance.get_dynamic_partitions(SYMBOL))
+    _add_partitions(instance, SYMBOL, wanted)
+    try:
+        run_job(platform, instance, bars_job.name, wanted, {})
+        return stored_bars_rows(platform, wanted)
+    finally:
+        _forget(platform, instance, [s for s in wanted if s not in known])
+
+
+def _forget(platform: Platform, instance: dg.DagsterInstance, symbols: Sequence[str]) -> None:
+    """Take back the partitions of those of these symbols that have neither bars nor, by now, an archive."""
+    kept = {r["symbol"] for r in stored_bars_rows(platform, symbols) if r["n_bars"]}
+    gone = [s for s in symbols if s not in kept and s not in archives_of(platform, symbols, None)]
+    for symbol in gone:
+        instance.delete_dynamic_partition(SYMBOL, symbol)
+    if gone:
+        keys = [{"symbol": symbol} for symbol in gone]
+        platform.warehouse.write(
+            [Replace("bar_loads", keys, []), Replace("bar_coverage", keys, [])],
+            run_id=bars_job.name,
+            now=platform.now(),
+        )
+        platform.warehouse.publish(platform.replica)
 
 
 def tell_bars(platform: Platform) -> None:

@@ -135,6 +135,28 @@ CHECKS: Mapping[Check, CheckMeaning] = {
 DEFAULT_LIMITS: Mapping[Check, QualityLimit] = {check: meaning.limit for check, meaning in CHECKS.items()}
 
 
+def limit_problem(check: Check, *, warn: float | None, error: float | None) -> str | None:
+    """What is wrong with limits of a check that a person gave, in one line; None where nothing is.
+
+    A limit that is not given (None) is the default; ``inf`` is never. An error alone may be below the default warn:
+    then what would be a WARN is an ERROR.
+    """
+    for name, given in (("warn", warn), ("error", error)):
+        if given is not None and CHECKS[check].unit == "share" and 1.0 < given < float("inf"):
+            return (
+                f"{check}: {name} is {given:g}, and no share is above 1: expected a fraction such as 0.02 for 2 % "
+                "(or inf for never)"
+            )
+    upper = CHECKS[check].limit.error if error is None else error
+    if warn is None or upper is None or warn <= upper or warn == float("inf"):
+        return None
+    default = ", its default" if error is None else ""
+    return (
+        f"{check}: warn is {warn:g}, above error ({upper:g}{default}), so nothing could ever be a WARN: "
+        "expected warn up to error (or inf for never)"
+    )
+
+
 @dataclass(frozen=True)
 class Finding:
     """The verdict of one check.
@@ -233,11 +255,13 @@ def _judge(check: Check, measure: Measure | None, recent_from: np.datetime64, li
     if limit.error is not None and recent_value > limit.error:
         bar = 0.0 if unit == "share" else limit.error
         error_from = recent.ts[int(np.argmax(recent.wrong > bar))]
-        words = _detail(recent, unit)
+        words = _detail(recent, unit, recent=True)
         return Finding(check, Severity.ERROR, value, recent_value, limit, words, error_from)
     warned = limit.warn is not None and max(value, recent_value) > limit.warn
+    counts_recent = limit.warn is not None and value <= limit.warn < recent_value
+    words = _detail(recent if counts_recent else measure, unit, recent=counts_recent)
     severity = Severity.WARN if warned else Severity.OK
-    return Finding(check, severity, value, recent_value, limit, _detail(measure, unit))
+    return Finding(check, severity, value, recent_value, limit, words)
 
 
 def _stale(bars: Bars, now: np.datetime64 | None, limit: QualityLimit) -> Finding:
@@ -371,7 +395,8 @@ def _number(flags: npt.NDArray[np.bool_]) -> Float:
     return flags.astype(np.float64)
 
 
-def _detail(measure: Measure, unit: str) -> str:
+def _detail(measure: Measure, unit: str, *, recent: bool = False) -> str:
+    """What was found, in words; ``recent`` where the recent value is the one that counts."""
     hit = np.flatnonzero(measure.wrong > 0.0)
     if not len(measure.ts) or not hit.size:
         return f"none in {len(measure.ts)} {measure.what}" if unit == "share" else "none"
@@ -379,9 +404,10 @@ def _detail(measure: Measure, unit: str) -> str:
         ends = _when(measure.ts[hit[0]])
         if hit.size > 1:
             ends = f"first {ends}, last {_when(measure.ts[hit[-1]])}"
-        return f"{hit.size} of {len(measure.ts)} {measure.what}, {ends}{measure.note}"
+        of = "recent " if recent else ""
+        return f"{hit.size} of {len(measure.ts)} {of}{measure.what}, {ends}{measure.note}"
     at = int(np.argmax(measure.wrong))
-    return f"{measure.wrong[at]:.3g} {unit} at {_when(measure.ts[at])}"
+    return f"{measure.wrong[at]:.3g} {unit} at {_when(measure.ts[at])}" + (" (recent)" if recent else "")
 
 
 def _when(ts: np.datetime64) -> str:

@@ -46,9 +46,11 @@ bars_job = dg.define_asset_job(
 evaluation_job = dg.define_asset_job(
     "evaluation_job",
     selection=dg.AssetSelection.assets(
-        bars, walk_forward_evaluations, walk_forward_summaries, deployment_decisions
+        bars, backtest_results, walk_forward_evaluations, walk_forward_summaries, deployment_decisions
     ),
-    description="Folds of further plans or newer bars for known models, and the decisions that follow.",
+    description=(
+        "Folds of further plans or newer bars for known models, their 30-day backtest, and the decisions that follow."
+    ),
 )
 
 decision_job = dg.define_asset_job(

@@ -23,6 +23,12 @@ ARCHIVE_TAG = "postval/archive_id"
 AS_OF_TAG = "postval/as_of"
 PLANS_TAG = "postval/plans"
 SHA_TAG = "postval/archive_sha256"
+# Dagster's own tags of a run's partition, or of the first of a range of them.
+_PARTITION_TAGS = ("dagster/partition", "dagster/asset_partition_range_start")
+_NO_PARTITION = (
+    "this run was launched without a partition, so nothing says what it is about: choose symbols (or an archive) with "
+    "Materialize in the web UI, or run postval bars, validate or backfill"
+)
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,13 @@ class PlatformResource(dg.ConfigurableResource["PlatformResource"]):
         return self._platform
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
-        """Write the process into its run, so that a run whose process was killed can be told from a slow one."""
+        """Write the process into its run, so that a run whose process was killed can be told from a slow one.
+
+        Raises:
+            dg.Failure: for a run without a partition. Here, because Dagster's own words come before any asset's body.
+        """
+        if context.run is not None and not _says_what_it_is_about(context.run):
+            raise dg.Failure(_NO_PARTITION, allow_retries=False)
         if context.run is not None and context.instance is not None:
             write_process(context.instance, context.run.run_id)
 
@@ -96,6 +108,13 @@ class PlatformResource(dg.ConfigurableResource["PlatformResource"]):
             newest = ",".join(sorted(set(archives.values())))
             add_tags(context.instance, context.run.run_id, {ARCHIVE_TAG: newest})
         return RunScope(context.run.run_id, archives, plans, as_of)
+
+
+def _says_what_it_is_about(run: dg.DagsterRun) -> bool:
+    """Whether a run has a partition, or needs none: every asset is partitioned, and checks alone are not."""
+    if run.asset_check_selection and not run.asset_selection:
+        return True
+    return any(tag in run.tags for tag in _PARTITION_TAGS)
 
 
 def _archives_of_tag(platform: Platform, symbols: Sequence[str], tag: str | None) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Runs as Dagster's instance records them: which are unfinished, which have lost their process.
 
-Here: every use of the instance's run records, and the two methods of it that Dagster does not document as public
-(adding tags to a run, failing a run), so that one file changes when they do.
+Here: every use of the instance's run records, and the three methods of it that Dagster does not document as public
+(adding tags to a run, failing a run, the states of schedules), so that one file changes when they do.
 
 A run is worked on by one process. Dagster does not notice when that process is killed (its default launcher cannot
 tell), and with one run at a time a dead run would hold the queue for ever. So each process writes itself into its run,
@@ -90,3 +90,11 @@ def fail_orphans(instance: dg.DagsterInstance, *, nobody_else_works: bool) -> li
         instance.report_run_failed(run, "its process was stopped or killed; what it had finished stays")
         failed.append(run.run_id)
     return failed
+
+
+def schedules_on(instance: dg.DagsterInstance) -> list[str]:
+    """Names of the schedules that are turned on here."""
+    states = instance.all_instigator_state()
+    return sorted(
+        {s.name for s in states if s.instigator_type.value == "SCHEDULE" and s.status.value == "RUNNING"}
+    )

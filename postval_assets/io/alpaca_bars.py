@@ -51,6 +51,9 @@ _OPEN_SHARE = {AssetClass.EQUITY: 16 * 5 / (24 * 7), AssetClass.CRYPTO: 1.0}
 _INVALID, _NAME = re.compile("invalid symbol", re.IGNORECASE), re.compile(r"[A-Z0-9]+(?:[./][A-Z0-9]+)?")
 # Pages one after the other without a bar that are believed.
 _MAX_EMPTY_PAGES = 100
+# What is asked for to see whether Alpaca answers.
+_KNOWN_STOCK, _KNOWN_DAY = "AAPL", datetime(2024, 1, 2, tzinfo=UTC)
+_REACH_TIMEOUT_S = 5.0
 _FIELDS = ("t", "o", "h", "l", "c", "v")
 _HOUR = 60
 _SECONDS_LENGTH = len("2024-01-02T09:30:00Z")
@@ -109,6 +112,18 @@ class AlpacaBars:
         if answer.problem is not None:
             raise Rejected(answer.problem)
         return answer.bars
+
+    def reach(self) -> None:
+        """See RemoteBarSource.reach: one bar of one day, from the feed that is set."""
+        keys = self.keys()
+        # Not the process's bucket, which may have to wait.
+        bucket = TokenBucket(1, self.clock)
+        timeout_s = min(self.timeout_s, _REACH_TIMEOUT_S)
+        with patient_session(keys, bucket, timeout_s=timeout_s, clock=self.clock, once=True) as session:
+            client = _client(AssetClass.EQUITY, keys, self.url, session)
+            asking = _Asking(client, self.feed, Timeframe.DAY_1, AssetClass.EQUITY)
+            until = _KNOWN_DAY + timedelta(days=1)
+            list(asking.group([BarAsk(_KNOWN_STOCK, _KNOWN_DAY, until)], until))
 
     def newest_complete(
         self,

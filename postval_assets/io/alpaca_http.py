@@ -108,8 +108,12 @@ class PatientAdapter(HTTPAdapter):
     Rejected for the keys, RefusedRequest for other refusals.
     """
 
-    def __init__(self, keys: AlpacaKeys, bucket: TokenBucket, timeout_s: float, clock: Clock) -> None:
+    def __init__(
+        self, keys: AlpacaKeys, bucket: TokenBucket, timeout_s: float, clock: Clock, *, once: bool = False
+    ) -> None:
         super().__init__()
+        self._tries, self._limited_tries = (1, 1) if once else (TRIES, RATE_LIMITED_TRIES)
+        self._page_timeouts = 1 if once else _PAGE_TIMEOUTS
         self._keys = keys
         self._bucket = bucket
         self._timeout_s = timeout_s
@@ -134,11 +138,10 @@ class PatientAdapter(HTTPAdapter):
                 return done
             n_limited += done.rate_limited
             n_failed += not done.rate_limited
-            if n_failed == TRIES or n_limited == RATE_LIMITED_TRIES:
-                raise Unavailable(
-                    f"Alpaca ({host}) did not answer a request in {n_failed + n_limited} tries, "
-                    f"the last time: {done.why}"
-                )
+            if n_failed == self._tries or n_limited == self._limited_tries:
+                n_tries = n_failed + n_limited
+                tried = f" in {n_tries} tries, the last time" if n_tries > 1 else ""
+                raise Unavailable(f"Alpaca ({host}) did not answer a request{tried}: {done.why}")
             # Also where the header asks for less: one that never changes would use up all tries at once.
             growing = _PAUSES_S[min(n_failed + n_limited, len(_PAUSES_S)) - 1]
             pause = max(done.pause_s or 0.0, growing)
@@ -170,7 +173,7 @@ class PatientAdapter(HTTPAdapter):
 
     def _body(self, response: requests.Response) -> bytes:
         """The whole body, or more than the largest; a server that sends a byte now and then is silent, too."""
-        until = self._clock.monotonic() + _PAGE_TIMEOUTS * self._timeout_s
+        until = self._clock.monotonic() + self._page_timeouts * self._timeout_s
         parts = []
         size = 0
         while size <= _LARGEST_BODY and (part := response.raw.read1(_CHUNK, decode_content=True)):
@@ -212,12 +215,12 @@ class PatientAdapter(HTTPAdapter):
 
 
 def patient_session(
-    keys: AlpacaKeys, bucket: TokenBucket, *, timeout_s: float, clock: Clock
+    keys: AlpacaKeys, bucket: TokenBucket, *, timeout_s: float, clock: Clock, once: bool = False
 ) -> requests.Session:
-    """A session whose every request goes through a PatientAdapter."""
+    """A session whose every request goes through a PatientAdapter; with ``once``, nothing is tried again."""
     session = requests.Session()
     for scheme in ("https://", "http://"):
-        session.mount(scheme, PatientAdapter(keys, bucket, timeout_s, clock))
+        session.mount(scheme, PatientAdapter(keys, bucket, timeout_s, clock, once=once))
     return session
 
 

@@ -30,6 +30,7 @@ _SECRET_NAMES = {
     *("alpacaapisecret", "alpacasecret", "apisecret", "secret"),
 }
 _NAMED = re.compile(r"(?:export\s+|set\s+|\$env:)?(?P<name>[A-Za-z][A-Za-z0-9_. -]*?)\s*[=:]\s*(?P<value>.*)")
+_COMMENT = re.compile(r"\s+#.*\Z")
 _USABLE = re.compile(r"[\x21-\x7e]+\Z")  # anything else cannot be sent in a header
 _LOOKS_LIKE_KEY_ID = re.compile(r"[ACP]K[A-Z0-9]{16,24}\Z")
 _LARGEST_FILE = 64 * 1024
@@ -111,7 +112,8 @@ def _in_json(text: str, where: str) -> tuple[str, str]:
 
 def _in_lines(text: str) -> tuple[str, str]:
     lines = [line.strip() for line in text.splitlines()]
-    lines = [line for line in lines if line and not line.startswith("#")]
+    # No key holds a space, so what follows one with a # is a comment.
+    lines = [_COMMENT.sub("", line) for line in lines if line and not line.startswith("#")]
     pairs = {m["name"]: m["value"] for line in lines if (m := _NAMED.match(line))}
     found = _named(pairs)
     if not any(found) and len(lines) == 2:

@@ -21,6 +21,7 @@ from postval_assets.core.instruments import AssetClass, Timeframe
 from postval_assets.io.file_bars import CsvBars, ParquetBars
 from postval_assets.io.sample_bars import SampleBars
 
+_KINDS = ("parquet", "csv", "alpaca", "sample")
 _EXAMPLES = "parquet:DIR (DIR/AAPL_1Hour.parquet), csv:DIR (DIR/AAPL_1Hour.csv), alpaca or sample"
 
 
@@ -123,6 +124,15 @@ class RemoteBarSource(BarSource, Protocol):
         """What is written beside bars, and beside what was asked: bars of two such names never make one series."""
         ...
 
+    def reach(self) -> None:
+        """Ask something small once, to see whether the source answers; within seconds, whatever it does.
+
+        Raises:
+            Unavailable: where it does not answer.
+            Rejected: where it refuses the keys, or they are missing.
+        """
+        ...
+
     def newest_complete(self, timeframe: Timeframe, asset_class: AssetClass, now: datetime) -> datetime:
         """The newest open, at ``now``, up to which every bar is complete and may be seen; aware, UTC."""
         ...
@@ -190,5 +200,12 @@ def open_bar_source(spec: str, *, sample_dir: Path, alpaca: AlpacaAccess | None 
             from postval_assets.io.alpaca_bars import open_alpaca  # alpaca-py takes a second to import
 
             return open_alpaca(alpaca)
+        case "alpaca":
+            raise Rejected(
+                "bars source 'alpaca' takes nothing behind it: the feed of stocks is the setting alpaca_feed "
+                "(POSTVAL_ALPACA_FEED=iex), another host is alpaca_url"
+            )
         case _:
-            raise Rejected(f"bars source {ascii(spec)[:80]} is unknown: expected {_EXAMPLES}")
+            lower = kind.lower()
+            hint = f" (names are lower case: {lower})" if kind != lower and lower in _KINDS else ""
+            raise Rejected(f"bars source {ascii(spec)[:80]} is unknown{hint}: expected {_EXAMPLES}")

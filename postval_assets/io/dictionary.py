@@ -304,8 +304,8 @@ COLUMNS: dict[str, str] = {
     ),
     "latest_decisions.decision": "Worst decision of policy standard over the plans; NULL where it made none.",
     "latest_decisions.decision_evidence": "Worst decision of policy evidence; NULL where it made none.",
-    "latest_decisions.reasons": "Distinct reasons of policy standard over the plans.",
-    "latest_decisions.reasons_evidence": "Distinct reasons of policy evidence over the plans.",
+    "latest_decisions.reasons": "Distinct reasons of policy standard over the plans, the worst plan's first.",
+    "latest_decisions.reasons_evidence": "Distinct reasons of policy evidence, likewise.",
 }
 
 

@@ -27,8 +27,11 @@ models AS (
         arg_min(decision, rank) FILTER (WHERE policy = 'standard') AS decision,
         arg_min(decision, rank) FILTER (WHERE policy = 'evidence') AS decision_evidence,
         list(DISTINCT plan ORDER BY plan) FILTER (WHERE plan IS NOT NULL) AS plans,
-        flatten(list(reasons) FILTER (WHERE policy = 'standard' AND reasons IS NOT NULL)) AS reasons,
-        flatten(list(reasons) FILTER (WHERE policy = 'evidence' AND reasons IS NOT NULL)) AS reasons_evidence,
+        -- as the decisions have them, the deciding one first; those of the worst plan before those of the others
+        flatten(list(reasons ORDER BY rank, plan) FILTER (WHERE policy = 'standard' AND reasons IS NOT NULL))
+            AS reasons,
+        flatten(list(reasons ORDER BY rank, plan) FILTER (WHERE policy = 'evidence' AND reasons IS NOT NULL))
+            AS reasons_evidence,
         max(created_at) AS decided_at
     FROM newest_rows
     GROUP BY symbol, timeframe, archive_id, as_of
@@ -36,8 +39,9 @@ models AS (
 SELECT
     m.symbol, m.timeframe, m.archive_id, m.as_of, m.decision, m.decision_evidence,
     coalesce(m.plans, []) AS plans,
-    coalesce(list_sort(list_distinct(m.reasons)), []) AS reasons,
-    coalesce(list_sort(list_distinct(m.reasons_evidence)), []) AS reasons_evidence,
+    coalesce(list_filter(m.reasons, lambda r, i: list_position(m.reasons, r) = i), []) AS reasons,
+    coalesce(list_filter(m.reasons_evidence, lambda r, i: list_position(m.reasons_evidence, r) = i), [])
+        AS reasons_evidence,
     g.classification, m.decided_at
 FROM models AS m
 LEFT JOIN gating_scores AS g

@@ -6,9 +6,10 @@ decision. Not here: the checks and their limits (core.bar_quality).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -26,13 +27,20 @@ from postval_assets.pipeline.platform import Platform
 
 Row = Mapping[str, Any]
 
+log = logging.getLogger("postval.market")
+
+# An evaluation that ends so near the newest stored bar is one of the newest bars: the session setting, or a longer
+# timeframe, may leave out the last ones.
+_NEWEST_WITHIN = timedelta(days=1)
+
 _STORED = """
 SELECT symbol, timeframe, check_name, severity, value, recent_value, limit_warn, limit_error, n_bars, detail,
        error_from, bars_digest
 FROM bar_quality WHERE list_contains(?, symbol)
 """
 _BAD = """
-SELECT symbol, timeframe, check_name, severity, value, recent_value, unit, detail, error_from
+SELECT symbol, timeframe, check_name, severity, value, recent_value, unit, limit_warn, detail, error_from,
+       last_ts
 FROM bar_quality WHERE list_contains(?, symbol) AND severity <> 'OK'
 """
 _COMPARED = ("severity", "limit_warn", "limit_error", "n_bars", "detail", "error_from", "bars_digest")
@@ -64,6 +72,15 @@ class SymbolQuality:
         found.sort(key=lambda x: x[1].severity is not Severity.ERROR)
         return tuple(f"{f.severity}: {timeframe} {f.words()}" for timeframe, f in found)
 
+    def stopping(self) -> tuple[str, ...]:
+        """Findings that stop evaluations at the newest bars, in words; a series that only ends early stops none."""
+        return tuple(
+            f"ERROR {s.timeframe} {f.words()}"
+            for s in self.series
+            for f in s.findings
+            if f.severity is Severity.ERROR and f.check is not Check.STALE
+        )
+
 
 def check_bars(platform: Platform, symbols: Sequence[str], *, run_id: str) -> tuple[SymbolQuality, ...]:
     """Check every stored series of these symbols and keep the verdicts in ``bar_quality``.
@@ -84,6 +101,8 @@ def check_bars(platform: Platform, symbols: Sequence[str], *, run_id: str) -> tu
             series.append(SeriesQuality(timeframe, findings))
             fresh += _rows(bars, findings)
         quality.append(SymbolQuality(symbol, tuple(series)))
+        if stopping := quality[-1].stopping():
+            log.warning("%s is not evaluated until its bars are mended: %s", symbol, "; ".join(stopping))
         if _differs(fresh, known.get(symbol, {})):
             keys.append({"symbol": symbol})
             rows += fresh
@@ -168,17 +187,19 @@ class BarVerdicts:
         errors = self._errors(symbol, timeframe, as_of)
         if not errors:
             return None
-        return f"{Reason.BAR_QUALITY}: " + "; ".join(f"{r['check_name']}: {r['detail']}" for r in errors)
+        said = "; ".join(f"{r['check_name']}: {r['detail']}" for r in errors)
+        return f"{Reason.BAR_QUALITY}: {Severity.ERROR}: {said}"
 
     def errors(self, symbol: str, timeframe: Timeframe, as_of: datetime) -> tuple[str, ...]:
         """The checks that say ERROR of bars before ``as_of``, with their recent values."""
-        return tuple(_figure(r, r["recent_value"]) for r in self._errors(symbol, timeframe, as_of))
+        return tuple(_figure(r) for r in self._errors(symbol, timeframe, as_of))
 
     def warnings(self, symbol: str, timeframe: Timeframe, as_of: datetime) -> tuple[str, ...]:
-        """The checks that say WARN, with their values."""
-        rows = self._of(symbol, timeframe, as_of)
+        """The checks that say WARN, with their values; ``stale`` only of an evaluation at the newest bars."""
         return tuple(
-            _figure(r, max(r["value"], r["recent_value"])) for r in rows if r["severity"] == Severity.WARN
+            _figure(r)
+            for r in self._of(symbol, timeframe, as_of)
+            if r["severity"] == Severity.WARN and not (r["check_name"] == Check.STALE and _is_past(r, as_of))
         )
 
     def _errors(self, symbol: str, timeframe: Timeframe, as_of: datetime) -> list[Row]:
@@ -194,10 +215,23 @@ class BarVerdicts:
         return self._rows.get((symbol, source.value), ()) if source is not None else ()
 
 
-def _figure(row: Row, value: float) -> str:
+def _is_past(row: Row, as_of: datetime) -> bool:
+    """Whether an evaluation at ``as_of`` leaves out newer bars that are there: how old these are says nothing of it."""
+    length = timedelta(minutes=Timeframe(row["timeframe"]).minutes)
+    return bool(row["last_ts"] + length - as_of >= _NEWEST_WITHIN)
+
+
+def _figure(row: Row) -> str:
+    """The check and the value that counts, as in ``bar_quality.detail``."""
     unit = str(row["unit"])
     if unit == "d":
         # Its age grows with the clock, and a decision would be another one every day.
         return f"{row['check_name']} ({row['detail']})"
-    shown = f"{value:.2%}" if unit in ("share", "of price") else f"{value:.1f} {unit}"
-    return f"{row['check_name']} {shown}"
+    is_recent = row["severity"] == Severity.ERROR or row["value"] <= row["limit_warn"]
+    value = row["recent_value"] if is_recent else row["value"]
+    if unit in ("share", "of price"):
+        # What rounds to nothing is there all the same.
+        shown = "<0.01%" if 0 < value < 0.00005 else f"{value:.2%}"
+    else:
+        shown = f"{value:.1f} {unit}"
+    return f"{row['check_name']} {shown}" + (" (recent)" if is_recent else "")

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from postval_assets.core.bar_quality import Check, Severity
+from postval_assets.core.instruments import Timeframe
 from postval_assets.pipeline.instants import NEWEST_UNTIL, WANTED, newest_instants, wanted
 from postval_assets.pipeline.platform import Platform
 
@@ -117,6 +119,59 @@ def archive_results(
             (*params, until),
         ),
     )
+
+
+def stored_bars_rows(platform: Platform, symbols: Sequence[str]) -> Rows:
+    """A row for each stored series of these symbols, with its worst check, and one for each that has no bars.
+
+    Columns: symbol, timeframe, n_bars, first_ts, last_ts, source, severity, found (the first ERROR, else the first
+    WARN, of the checks, or why there are no bars); in the order of the symbols, shortest timeframe last.
+    """
+    rows = platform.warehouse.rows(
+        """
+        WITH series AS (
+            SELECT symbol, timeframe, count(*) AS n_bars, min(ts) AS first_ts, max(ts) AS last_ts,
+                   string_agg(DISTINCT source, ', ' ORDER BY source) AS source
+            FROM bars WHERE list_contains(?, symbol) GROUP BY symbol, timeframe
+        ),
+        loads AS (SELECT * FROM bar_loads WHERE list_contains(?, symbol))
+        SELECT coalesce(s.symbol, l.symbol) AS symbol, coalesce(s.timeframe, l.timeframe) AS timeframe,
+               coalesce(s.n_bars, 0) AS n_bars, s.first_ts, s.last_ts, coalesce(s.source, l.source) AS source,
+               l.status, l.reason
+        FROM series s FULL JOIN loads l ON l.symbol = s.symbol AND l.timeframe = s.timeframe
+        """,
+        (list(symbols), list(symbols)),
+    )
+    checks = platform.warehouse.rows(
+        "SELECT symbol, timeframe, check_name, severity, detail FROM bar_quality WHERE list_contains(?, symbol)",
+        (list(symbols),),
+    )
+    verdicts: dict[tuple[str, str], Rows] = {}
+    for check in checks:
+        verdicts.setdefault((check["symbol"], check["timeframe"]), []).append(check)
+    named = {r["symbol"] for r in rows}
+    nothing = dict.fromkeys(("first_ts", "last_ts", "source", "status", "reason"))
+    base = platform.settings.base_timeframe.value
+    rows += [{"symbol": s, "timeframe": base, "n_bars": 0, **nothing} for s in symbols if s not in named]
+    place = {symbol: n for n, symbol in enumerate(symbols)}
+    rows.sort(key=lambda r: (place[r["symbol"]], -Timeframe(r["timeframe"]).minutes))
+    return [_series_row(row, verdicts.get((row["symbol"], row["timeframe"]), [])) for row in rows]
+
+
+def _series_row(row: dict[str, Any], checks: Rows) -> dict[str, Any]:
+    severity = found = None
+    if checks:
+        order = list(Check)
+        severity = max((c["severity"] for c in checks), key=list(Severity).index)
+        worst = min(
+            (c for c in checks if c["severity"] == severity), key=lambda c: order.index(c["check_name"])
+        )
+        found = f"{worst['check_name']}: {worst['detail']}" if severity != Severity.OK else None
+    if row["status"] in ("REJECTED", "EMPTY"):
+        # What was loaded earlier is there all the same.
+        found = f"last load {row['status']}: {row['reason']}" + (f"; {found}" if found else "")
+    shown = {name: row[name] for name in ("symbol", "timeframe", "n_bars", "first_ts", "last_ts", "source")}
+    return {**shown, "severity": severity, "found": found}
 
 
 def newest_archive(platform: Platform) -> str | None:

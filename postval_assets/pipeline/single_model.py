@@ -18,9 +18,9 @@ from postval_assets.core.failures import Rejected
 from postval_assets.core.folds import Plan, TrainingWindow, cut, newest_close
 from postval_assets.core.instruments import Timeframe, parse_symbol, parse_timeframe
 from postval_assets.core.walk_forward import summarize
+from postval_assets.pipeline.bars_at_hand import bars_at_hand, days_of
 from postval_assets.pipeline.extraction import choose_feature_set
 from postval_assets.pipeline.fold_rows import fold_row
-from postval_assets.pipeline.market import in_timeframe
 from postval_assets.pipeline.platform import Platform
 
 Row = Mapping[str, Any]
@@ -47,7 +47,7 @@ def backtest_model(
     """Trade one checkpoint over the last days, in one block or several.
 
     Args:
-        platform: settings; its bars' source is asked directly.
+        platform: settings and source of bars; of a source of the network, stored bars are taken where they do.
         file: ``SYMBOL_TIMEFRAME.pt``.
         days: back from the newest complete bar.
         n_folds: blocks.
@@ -67,10 +67,6 @@ def backtest_model(
     spec = checkpoint.spec
     feature_set, basis = choose_feature_set(platform, spec)
     asset_class = platform.asset_class(name)
-    base = min(settings.base_timeframe, timeframe, key=lambda t: t.minutes)
-    fetched = platform.bar_source().fetch(name, base, asset_class, start=None, end=None)
-    bars = in_timeframe(fetched, timeframe, settings.session)
-    at = newest_close(bars, as_of or platform.now())
     model = EvaluatedModel(
         model_sha256="",
         spec=spec,
@@ -78,6 +74,9 @@ def backtest_model(
         feature_set=feature_set,
         training=TrainingWindow(spec.train_start, spec.train_end),
     )
+    needed = days + days_of(model.needed_before, timeframe, asset_class)
+    bars = bars_at_hand(platform, name, timeframe, days=needed, until=as_of)
+    at = newest_close(bars, as_of or platform.now())
     plan = Plan(f"{days}d", days, n_folds)
     blocks = cut(bars, plan, at, needed_before=model.needed_before)
     inputs = fold_inputs(model, bars, blocks, at, settings.evaluation_digest())

@@ -152,6 +152,8 @@ class _ToppingUp:
         delivered = delivered[delivered["ts"].between(question.range.start, question.range.end)]
         problem = answer.problem or _why_not_believed(question, delivered)
         if problem is not None:
+            # Who reads it sees the symbol beside it.
+            problem = problem.removeprefix(f"{series.symbol}: ")
             log.warning("%s %s: %s", series.symbol, series.timeframe, problem)
             series.problem = problem
             self.touched[series] = None

@@ -1,4 +1,4 @@
-"""Tables for the terminal: gating, PER-FOLD ANALYSIS, evidence, decisions.
+"""Tables for the terminal: gating, PER-FOLD ANALYSIS, evidence, decisions, bars.
 
 Here: layout of given rows. Not here: reading them, or judging them.
 """
@@ -77,7 +77,9 @@ def fold_analysis(summary: Row, folds: Sequence[Row]) -> str:
     head = f"PER-FOLD ANALYSIS  {summary['symbol']} {summary['timeframe']}, plan {summary['plan']}"
     lines = [f"{head}, as of {instant(summary['as_of'])}"]
     lines += [_fold_line(fold) for fold in folds]
-    stability = summary["stability_grade"]
+    # A grade of nothing would be POOR, and say of the model what is true of its bars.
+    grades = ("stability_grade", "consistency_grade", "profitability_grade")
+    stability, consistency, profitability = (summary[g] if summary["n_computed"] else "-" for g in grades)
     expected = summary["sharpe_std_expected"]
     chance = "" if expected is None else f"; sampling alone gives +/- {expected:.2f}"
     mean = _number(summary["sharpe_mean"], 2)
@@ -85,8 +87,8 @@ def fold_analysis(summary: Row, folds: Sequence[Row]) -> str:
     lines += [
         f"  Sharpe Range: {_number(summary['sharpe_min'], 2)} to {_number(summary['sharpe_max'], 2)}  {stability}",
         f"  Sharpe Mean: {mean} (+/- {_number(summary['sharpe_std'], 2)})  {stability}{chance}",
-        f"  Positive Folds: {summary['positive_folds']}/{summary['n_folds']}  {summary['consistency_grade']}",
-        f"  Returns: {returns}  {summary['profitability_grade']}",
+        f"  Positive Folds: {summary['positive_folds']}/{summary['n_folds']}  {consistency}",
+        f"  Returns: {returns}  {profitability}",
     ]
     overlaps = sorted({f["training_overlap"] for f in folds} - {"OUT_OF_SAMPLE"})
     if overlaps:
@@ -100,7 +102,8 @@ def fold_analysis(summary: Row, folds: Sequence[Row]) -> str:
 def _fold_line(fold: Row) -> str:
     when = f"{_day(fold['start_ts'])} .. {_day(fold['end_ts'])}"
     head = f"  Fold {fold['fold']:>2}  {when}  {fold['n_bars']:>5} bars"
-    if fold["total_return"] is None:
+    # A fold that was just refused has no figures at all; one that was read from the table has NULLs.
+    if fold.get("total_return") is None:
         return f"{head}  {fold['status']}: {fold['reason']}"
     figures = (
         f"return {_percent(fold['total_return']):>8}  Sharpe {_number(fold['sharpe'], 2):>6}  "
@@ -171,6 +174,25 @@ def evidence_table(rows: Sequence[Row]) -> str:
             r["n_trials"],
             _number(r["dsr"], 3),
             r["reason"] or "",
+        )
+        for r in rows
+    ]
+    return table(headers, body)
+
+
+def bars_table(rows: Sequence[Row]) -> str:
+    """Each stored series: how many bars, of when, from where, and what the checks say of it."""
+    headers = ("symbol", "timeframe", "bars", "from", "to", "source", "quality", "found")
+    body = [
+        (
+            r["symbol"],
+            r["timeframe"],
+            r["n_bars"],
+            instant(r["first_ts"]),
+            instant(r["last_ts"]),
+            r["source"],
+            r["severity"],
+            r["found"] or "",
         )
         for r in rows
     ]

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from postval_assets.commands.doctor import Finding, Severity, examine
-from postval_assets.commands.home import open_instance
+from postval_assets.commands.doctor import examine
+from postval_assets.commands.finding import Finding, Severity
+from postval_assets.commands.home import open_instance, prepare_home
 from postval_assets.commands.occupancy import held
 from postval_assets.commands.runs import RunFailed, run_job
 from postval_assets.io.warehouse import Update
 from postval_assets.pipeline.platform import open_platform
-from postval_assets.settings import load_settings
+from postval_assets.settings import child_environment, load_settings
 from postval_assets_tests.commands.conftest import Command
 
 
@@ -60,8 +63,16 @@ def test_alpaca_is_told_with_its_host_and_without_the_keys(
     monkeypatch.setenv("APCA_API_SECRET_KEY", "myVerySecretSecret")
     monkeypatch.setenv("POSTVAL_ALPACA_URL", "http://proxy.example/alpaca/")
     monkeypatch.setenv("POSTVAL_ALPACA_FEED", "iex")
-    done = postval("--bars", "alpaca", "doctor")
-    assert done.code == 0, done.out
+    with socket.socket() as nobody:  # no request leaves this machine: what it goes through does not listen
+        nobody.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{nobody.getsockname()[1]}")
+        monkeypatch.setenv("no_proxy", "")
+        done = postval("--bars", "alpaca", "doctor")
+    assert done.code == 1, done.out
+    assert (
+        "not reachable: Alpaca (proxy.example) did not answer a request: the connection was refused"
+        in done.out
+    )
     assert "alpaca: http://proxy.example/alpaca, keys are there, feed iex, at most 200 requests" in done.out
     assert "unencrypted" in done.out
     for shown in (half.out + half.err, done.out + done.err):
@@ -101,8 +112,42 @@ def test_a_failed_run_is_told_in_our_words(validated: Command) -> None:
         run_job(validated.platform, instance, "archive_job", ["AAPL"], {"postval/archive_id": "nope"})
     [runs] = findings(validated)["dagster"][:1]
     assert "1 failed runs" in runs.found
-    assert runs.mend is not None
-    assert "drop it again" in runs.mend
+    assert runs.found.endswith("1 failed runs (1 archive_job)")
+    assert runs.mend == "a failed archive: drop it again; what is done stays"
+
+
+def test_failed_loads_of_bars_are_no_failed_archives(validated: Command, tmp_path: Path) -> None:
+    settings = load_settings(data_dir=validated.data_dir, bars_source=f"csv:{tmp_path / 'none'}")
+    with open_instance(settings) as instance, pytest.raises(RunFailed, match=r"^bars failed"):
+        run_job(open_platform(settings), instance, "bars_job", ["AAPL"], {})
+    [runs] = findings(validated)["dagster"][:1]
+    assert runs.found.endswith("1 failed runs (1 bars_job)")
+    assert runs.mend == "failed bars_job: postval bars, which fetches what is missing"
+
+
+def test_schedules_that_are_on_are_told(postval: Command) -> None:
+    settings = load_settings(data_dir=postval.data_dir)
+    prepare_home(settings)
+    assert findings(postval)["schedules"][0].found.startswith("both are off")
+    turned_on = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "dagster",
+            "schedule",
+            "start",
+            "top_up_bars",
+            "-m",
+            "postval_assets.definitions",
+        ],
+        env=child_environment(settings),
+        cwd=postval.data_dir,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert turned_on.returncode == 0, turned_on.stderr
+    assert findings(postval)["schedules"][0].found == "on: top_up_bars"
 
 
 def test_a_copy_that_could_not_take_its_place_is_told(validated: Command) -> None:

@@ -50,7 +50,9 @@ def test_an_error_is_shown_and_stops_its_symbol_only(home: Home, tmp_path: Path)
     assert statuses["BTCUSD"] == ["NOT_EVALUATED"]
     assert not {"NOT_EVALUATED"} & set(statuses["AAPL"])
     decided = {r["symbol"]: r["reasons"] for r in home.rows("SELECT symbol, reasons FROM latest_decisions")}
-    assert any(r.startswith("NO_EVIDENCE: NOT_EVALUATED, BAR_QUALITY: jumps") for r in decided["BTCUSD"])
+    assert any(
+        r.startswith("NO_EVIDENCE: NOT_EVALUATED, BAR_QUALITY: ERROR: jumps") for r in decided["BTCUSD"]
+    )
     assert "BAR_QUALITY: jumps 12.5 sd" in decided["AAPL"]
 
 

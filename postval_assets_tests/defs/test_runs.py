@@ -47,6 +47,19 @@ def test_a_wrong_tag_fails_the_run_at_its_start_without_retrying(
     assert written == [{"n": 0}]
 
 
+@pytest.mark.parametrize("job", ["bars_job", "archive_job", "evaluation_job", "decision_job", "evidence_job"])
+def test_a_run_without_a_partition_says_what_to_do(decided: Home, job: str) -> None:
+    done = decided.run(job, {})
+    assert not done.success
+    events = [e.dagster_event for e in decided.instance.all_logs(done.run_id) if e.dagster_event is not None]
+    [failed] = [e for e in events if e.event_type_value == "RESOURCE_INIT_FAILURE"]
+    told = str(failed.engine_event_data.error)
+    assert "this run was launched without a partition" in told
+    assert "postval bars" in told
+    assert not any("Invariant" in str(e) for e in events)
+    assert not [e for e in events if e.event_type_value == "STEP_START"], "nothing was begun"
+
+
 def test_a_run_without_the_tag_takes_each_symbols_newest_archive_and_records_it(
     decided: Home, tmp_path: Path
 ) -> None:

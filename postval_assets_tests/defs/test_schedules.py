@@ -96,6 +96,7 @@ def test_an_evaluation_on_newer_bars_is_a_new_one_and_the_earlier_one_stays(
     assert after[: len(before)] == before
     assert len(after) == 2 * len(before)
     assert len(home.rows("SELECT DISTINCT as_of FROM deployment_decisions WHERE policy = 'standard'")) == 2
+    assert len(home.rows("SELECT DISTINCT as_of FROM backtest_results")) == 2
     # the next week without newer bars brings nothing
     [again] = tick(home, evaluate_newest, datetime.now(UTC)).run_requests or ()
     assert home.run("evaluation_job", again.tags).success

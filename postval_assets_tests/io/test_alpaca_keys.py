@@ -29,6 +29,8 @@ FORMS = {
     "in a shell": f"# mine\nexport APCA_API_KEY_ID='{KEY_ID}'\nexport APCA_API_SECRET_KEY=\"{SECRET}\"\n",
     "in PowerShell": f'$env:APCA_API_KEY_ID = "{KEY_ID}"\n$env:APCA_API_SECRET_KEY = "{SECRET}"\n',
     "in a command prompt": f"set APCA_API_KEY_ID={KEY_ID}\nset APCA_API_SECRET_KEY={SECRET}\n",
+    "with comments": f"APCA_API_KEY_ID={KEY_ID}  # paper\nAPCA_API_SECRET_KEY='{SECRET}' # of 2025\n",
+    "bare lines with comments": f"{KEY_ID} # key\n{SECRET}\t# secret\n",
     "other names": f"ALPACA_API_KEY={KEY_ID}\nALPACA_SECRET_KEY={SECRET}\nALPACA_PAPER=true\n",
     "Key: and Secret:": f"Key: {KEY_ID}\nSecret: {SECRET}\n",
     "as the web page shows them": f"Endpoint: https://paper-api.alpaca.markets\nKey: {KEY_ID}\nSecret: {SECRET}",

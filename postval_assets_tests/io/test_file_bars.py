@@ -360,7 +360,9 @@ def test_a_setting_opens_its_source(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     ("spec", "said"),
     [
         ("alpaca", "nothing says how it is reached"),
-        ("alpaca:somewhere", "unknown: expected parquet:DIR"),
+        ("alpaca:iex", "the feed of stocks is the setting alpaca_feed"),
+        ("Alpaca", r"unknown \(names are lower case: alpaca\): expected parquet:DIR"),
+        ("Parquet:D:/bars", "names are lower case: parquet"),
         ("parquet:", "names no folder"),
         ("csv", "names no folder"),
         ("sample:somewhere", "unknown: expected parquet:DIR"),

@@ -211,7 +211,7 @@ def test_latest_decisions_takes_the_worst_plan_of_the_newest_evaluation(
             "decision": "RETRAIN",
             "decision_evidence": "PAPER",
             "plans": ["180d", "365d"],
-            "reasons": ["A", "B", "C"],
+            "reasons": ["B", "C", "A"],  # the worst plan's first, each in its own order
             "reasons_evidence": ["P_VALUE"],
             "classification": "REVIEW",
             "decided_at": last,

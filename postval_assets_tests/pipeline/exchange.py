@@ -54,6 +54,9 @@ class Exchange:
         """A source of the network is not read whole."""
         raise AssertionError(f"{symbol} {timeframe} {asset_class} {start} {end}")
 
+    def reach(self) -> None:
+        """It answers."""
+
     def newest_complete(self, timeframe: Timeframe, asset_class: AssetClass, now: datetime) -> datetime:
         """Complete for a quarter of an hour, by whole hours."""
         assert isinstance(asset_class, AssetClass)
@@ -74,7 +77,7 @@ class Exchange:
             # One bar more than was asked for: it is not complete.
             inside = whole[(whole["ts"] >= ask.start) & (whole["ts"] <= ask.end + 4 * HOURS)]
             bars = Bars.from_frame(inside, symbol=ask.symbol, timeframe=timeframe, asset_class=asset_class)
-            problem = f"{ask.symbol} is not known" if ask.symbol in self.unknown else None
+            problem = f"{ask.symbol}: it is not known" if ask.symbol in self.unknown else None
             yield BarAnswer(ask, bars.slice(0, 0) if problem else bars, problem)
 
     def questions(self) -> list[tuple[str, datetime, datetime]]:

@@ -130,6 +130,46 @@ def test_never_survives_the_way_to_another_process(tmp_path: Path, monkeypatch: 
     assert there.quality_limits[Check.GAPS] == QualityLimit(0.01, 0.5)
 
 
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ('{"gaps": {"warn": 0.5}}', "gaps: warn is 0.5, above error (0.25, its default)"),
+        ('{"jumps": {"warn": 30, "error": 20}}', "jumps: warn is 30, above error (20)"),
+        (
+            '{"gaps": {"warn": 2, "error": 3}}',
+            "gaps: warn is 2, and no share is above 1: expected a fraction",
+        ),
+        ('{"zero_volume": {"error": 60}}', "zero_volume: error is 60, and no share is above 1"),
+        ('{"gapz": {"warn": 1}}', "quality.gapz: unknown; expected 'gaps', 'longest_gap'"),
+    ],
+)
+def test_limits_that_cannot_be_meant_are_refused_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, table: str, said: str
+) -> None:
+    monkeypatch.setenv("POSTVAL_QUALITY", table)
+    with pytest.raises(Rejected) as refused:
+        load_settings()
+    assert str(refused.value).startswith("settings: quality")
+    assert said in str(refused.value)
+    assert "[key]" not in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        '{"gaps": {"error": 0.005}}',  # below the default warn: then it is an ERROR at once
+        '{"gaps": {"warn": 0.3, "error": 0.3}}',
+        '{"jumps": {"warn": 100, "error": "inf"}}',
+        '{"gaps": {"warn": "inf"}}',
+        '{"spikes": {"error": 2}}',  # of the price, no share
+    ],
+)
+def test_limits_that_can_be_meant_are_taken(monkeypatch: pytest.MonkeyPatch, table: str) -> None:
+    monkeypatch.setenv("POSTVAL_QUALITY", table)
+    assert load_settings().quality
+
+
 def test_settings_refuse_what_is_no_check(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POSTVAL_QUALITY", '{"gaps": {"warn": 0.02}}')
     limits = load_settings().quality_limits
@@ -144,6 +184,23 @@ def test_settings_refuse_what_is_no_check(monkeypatch: pytest.MonkeyPatch) -> No
 # --- an ERROR ---------------------------------------------------------------------------------------------------
 
 
+def test_an_error_is_told_in_one_line_and_a_warning_is_not(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    ready(
+        bench, BADUSD=with_zero(without_gaps(), -30), ETHUSD=bars_frame(seed=2), BTCUSD=without_gaps(seed=2)
+    )
+    told = [r.getMessage() for r in caplog.records if "not evaluated" in r.getMessage()]
+    words = f"ERROR 4Hour non_positive_prices: 1 of {N_BARS} recent bars, 2025-01-27 00:00"
+    assert told == [f"BADUSD is not evaluated until its bars are mended: {words}"]
+    assert verdict(bench, "ETHUSD", Check.OPEN_IS_PREVIOUS_CLOSE)["severity"] == "WARN"
+    caplog.clear()
+    # Bars that only end early stop nothing.
+    bench.configured(quality={Check.STALE: {"error": 0.0}}).check(["BTCUSD"])
+    assert verdict(bench, "BTCUSD", Check.STALE)["severity"] == "ERROR"
+    assert not [r for r in caplog.records if "not evaluated" in r.getMessage()]
+
+
 def test_an_error_stops_the_symbol_and_nobody_else(bench: Bench) -> None:
     archives = ready(bench, BADUSD=with_zero(without_gaps(), -30), BTCUSD=without_gaps(seed=2))
     report = bench.evaluate(archives)
@@ -151,7 +208,7 @@ def test_an_error_stops_the_symbol_and_nobody_else(bench: Bench) -> None:
     bench.decide(archives)
     # The last fold has the bar itself, and its own word for it.
     assert statuses(bench, "BADUSD") == ["NOT_EVALUATED"] * 4 + ["INVALID_BARS"]
-    reason = f"BAR_QUALITY: non_positive_prices: 1 of {N_BARS} bars, 2025-01-27 00:00"
+    reason = f"BAR_QUALITY: ERROR: non_positive_prices: 1 of {N_BARS} recent bars, 2025-01-27 00:00"
     assert bench.folds("BADUSD")[0]["reason"] == reason
     assert set(statuses(bench, "BTCUSD")) <= {"OK", "NO_TRADES"}
     assert any(reason in p for s in report.symbols for p in s.problems if s.symbol == "BADUSD")
@@ -228,6 +285,54 @@ def test_a_warning_goes_into_the_reasons_once(bench: Bench) -> None:
     newest = bench.decisions("BTCUSD")[-1]
     assert newest["reasons"][-1].startswith("BAR_QUALITY: jumps ")
     assert newest["decision"] == row["decision"]
+
+
+def test_what_rounds_to_nothing_is_shown(bench: Bench) -> None:
+    archives = ready(bench, BTCUSD=bars_frame())
+    bench.evaluate(archives)
+    key = {"check_name": "open_is_previous_close"}
+    for value, recent, limit, said in [
+        (0.00002, 0.2, 0.0, "open_is_previous_close <0.01%"),
+        (0.00012, 0.0, 0.0, "open_is_previous_close 0.01%"),
+        (0.00012, 0.2, 0.1, "open_is_previous_close 20.00% (recent)"),
+        (0.0, 0.00001, 0.0, "open_is_previous_close <0.01% (recent)"),
+    ]:
+        figures = {"value": value, "recent_value": recent, "limit_warn": limit}
+        changed = Update("bar_quality", key, figures)
+        bench.platform.warehouse.write([changed], run_id="other", now=END)
+        verdicts = BarVerdicts(bench.platform, ModelBars(bench.platform, ["BTCUSD"]), ["BTCUSD"])
+        assert verdicts.warnings("BTCUSD", Timeframe.HOUR_4, END) == (said,)
+
+
+def test_where_the_recent_value_counts_both_tables_say_so(bench: Bench) -> None:
+    # Little of it over all bars, too much lately.
+    volumes = [0.0 if n >= N_BARS - 120 and n % 2 else 1.0 for n in range(N_BARS)]
+    archives = ready(bench, BTCUSD=without_gaps().assign(volume=volumes))
+    lately = bench.configured(quality_recent_days=20)
+    lately.check(["BTCUSD"])
+    row = verdict(bench, "BTCUSD", Check.ZERO_VOLUME)
+    assert (row["severity"], row["recent_value"]) == ("WARN", 0.5)
+    assert row["value"] < row["limit_warn"]
+    assert str(row["detail"]).startswith("60 of 120 recent bars, first ")
+    lately.evaluate(archives)
+    lately.decide(archives)
+    assert bench.decisions("BTCUSD")[-1]["reasons"][-1] == "BAR_QUALITY: zero_volume 50.00% (recent)"
+
+
+def test_old_bars_are_a_reason_only_at_the_newest_of_them(bench: Bench) -> None:
+    archives = ready(bench, BTCUSD=without_gaps(n=N_BARS + 60))
+    bench.clock.at += timedelta(days=30)
+    bench.check(["BTCUSD"])
+    assert verdict(bench, "BTCUSD", Check.STALE)["severity"] == "WARN"
+    past = END - 30 * HOUR_4
+    bench.evaluate(archives, as_of=past)
+    bench.decide(archives, as_of=past)
+    assert not [r for r in bench.decisions("BTCUSD")[-1]["reasons"] if "stale" in r]
+    bench.evaluate(archives, as_of=END)
+    bench.decide(archives, as_of=END)
+    newest = bench.decisions("BTCUSD")[-1]
+    assert newest["as_of"] == END
+    assert newest["reasons"][-1] == "BAR_QUALITY: stale (the newest bar ends 2025-02-01 00:00)"
 
 
 def test_a_models_verdict_is_that_of_the_series_it_is_made_from(bench: Bench) -> None:

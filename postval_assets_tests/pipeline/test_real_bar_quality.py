@@ -51,7 +51,7 @@ QUIRKS = [
     ("DOGEUSD", Check.ZERO_VOLUME_RUN, 10.0, "10 h"),
     ("DOGEUSD", Check.FLAT_BARS, 0.0037, "of 39228 bars"),
     ("DOGEUSD", Check.OPEN_IS_PREVIOUS_CLOSE, 1.0, "39227 of 39227"),
-    ("GRTUSD", Check.ZERO_VOLUME, 0.12, "of 33572 bars"),
+    ("GRTUSD", Check.ZERO_VOLUME, 0.12, "of 10800 recent bars"),
     ("GRTUSD", Check.ZERO_VOLUME_RUN, 13.0, "13 h"),
     ("GRTUSD", Check.FLAT_BARS, 0.1331, "of 33572 bars"),
     ("GRTUSD", Check.OPEN_IS_PREVIOUS_CLOSE, 1.0, "33571 of 33571"),

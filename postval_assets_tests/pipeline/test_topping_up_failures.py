@@ -12,6 +12,7 @@ import pytest
 from postval_assets.core.failures import Rejected, Unavailable
 from postval_assets.core.instruments import AssetClass, Timeframe
 from postval_assets.io.bar_source import BarAnswer
+from postval_assets.pipeline.market import model_bars
 from postval_assets_tests.pipeline.conftest import END, Bench, MakeBench, bars_frame
 from postval_assets_tests.pipeline.exchange import (
     DAY,
@@ -74,10 +75,12 @@ def test_a_symbol_that_the_source_does_not_know_is_named_and_its_neighbours_are_
 ) -> None:
     exchange.unknown = frozenset({"NOPEUSD"})
     report = top_up(bench, exchange, "NOPEUSD", "BTCUSD")
-    assert report.symbols[0].problems == ("4Hour: NOPEUSD is not known",)
+    assert report.symbols[0].problems == ("4Hour: it is not known",)
     assert report.symbols[1].n_rows == N
     row = bench.one("SELECT * FROM bar_loads WHERE symbol = 'NOPEUSD'")
-    assert (row["status"], row["reason"]) == ("REJECTED", "NOPEUSD is not known")
+    assert (row["status"], row["reason"]) == ("REJECTED", "it is not known")
+    with pytest.raises(Rejected, match=r"^no bars of NOPEUSD: it is not known$"):
+        model_bars(bench.platform, "NOPEUSD", Timeframe.HOUR_4)
     assert coverage(bench, "NOPEUSD") == [], "it may be listed one day"
 
 
