@@ -35,8 +35,13 @@ SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if 
 
 @pytest.fixture
 def postval(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A postval with its server and the server's child, started where Ctrl-C is ignored, as a shell does with &."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """A postval with its server and the server's child, started where Ctrl-C is ignored, as a shell does with &.
+
+    SIGHUP is heeded there, whether or not the tests themselves are run under nohup.
+    """
+    before = {signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN)}
+    if hasattr(signal, "SIGHUP"):
+        before[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     try:
         process = subprocess.Popen(
             [sys.executable, "-c", _POSTVAL],
@@ -44,7 +49,8 @@ def postval(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
             stderr=subprocess.DEVNULL,
         )
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     try:
         wait_for("server and child", lambda: len(processes_of(tmp_path)) == 3, timeout_s=60)
         yield process
