@@ -85,7 +85,7 @@ def running(command: Sequence[str], settings: Settings, output: IO[bytes] | None
     """
     prepare_home(settings)
     # Before the child is started, which inherits what is ignored: Dagster stops by SIGINT.
-    before = _handle_stop_signals(signal.default_int_handler)
+    before = _handle_stop_signals(_stop_once)
     try:
         process = psutil.Popen(
             list(command),
@@ -102,8 +102,11 @@ def running(command: Sequence[str], settings: Settings, output: IO[bytes] | None
         try:
             yield process
         finally:
-            _handle_stop_signals(signal.SIG_IGN)
-            stop_tree(process)
+            try:
+                _handle_stop_signals(signal.SIG_IGN)
+            finally:
+                # Also where a signal came just now.
+                stop_tree(process)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -118,6 +121,12 @@ def _handle_stop_signals(handler: Callable[[int, FrameType | None], Any] | signa
         return {}
     heeded = [s for s in _STOP_SIGNALS if s == signal.SIGINT or signal.getsignal(s) is not signal.SIG_IGN]
     return {number: signal.signal(number, handler) for number in heeded}
+
+
+def _stop_once(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature of a handler
+    """The first signal stops us; a second one would interrupt the stopping and leave half of the tree running."""
+    _handle_stop_signals(signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def stop_tree(process: psutil.Popen) -> None:
