@@ -140,16 +140,24 @@ def run_lanes(lanes: Sequence[Lane], actor: Actor, rules: ExecutionRules) -> lis
         raise ValueError("a block needs at least two bars: one to decide on and one to fill at")
     books = _Books(lanes, rules)
     for step in range(books.n_steps):
-        if not books.alive.any():
+        if not books.deciding.size:
             break
-        deciding, close, equity = books.mark(step)
-        if deciding.size:
-            books.decide(step, deciding, close, equity, actor)
+        close, equity = books.mark(step)
+        if books.deciding.size:
+            books.decide(step, close, equity, actor)
     return [books.result(i) for i in range(len(lanes))]
 
 
 class _Books:
-    """The books of all lanes, float64, axis [lane] or [lane, step]."""
+    """The books of all lanes, float64, axis [lane] or [step, lane].
+
+    A step is a few dozen operations on a handful of numbers, so what a call of numpy costs decides: as long as every
+    lane is running, whole arrays are taken in place of the lanes' indices.
+
+    Attributes:
+        n_steps: bars of the longest block.
+        deciding: indices of the lanes that run on after the step that was marked last, ascending.
+    """
 
     def __init__(self, lanes: Sequence[Lane], rules: ExecutionRules) -> None:
         n = len(lanes)
@@ -170,59 +178,79 @@ class _Books:
         self.fees = np.zeros(n)
         self.status = [RunStatus.OK] * n
         self.ledger = TripLedger(n)
-        self.equity = np.full((n, self.n_steps), np.nan)
-        self.position = np.zeros((n, self.n_steps))
-        self.actions = np.full((n, self.n_steps), -1, dtype=np.int64)
+        self.equity = np.full((self.n_steps, n), np.nan)
+        self.position = np.zeros((self.n_steps, n))
+        self.actions = np.full((self.n_steps, n), -1, dtype=np.int64)
         self.n_points = self.length.copy()
         self.alive = np.ones(n, dtype=bool)
+        self.deciding: Int = np.arange(n)
+        self._last_steps = frozenset((self.length - 1).tolist())
 
-    def mark(self, step: int) -> tuple[Int, Float, Float]:
-        """Mark every lane at this bar's close: end blocks, find ruin, write the curve.
+    def _running(self) -> Int | slice:
+        """What picks the running lanes out of an array of all."""
+        return slice(None) if self.deciding.size == self.alive.size else self.deciding
+
+    def mark(self, step: int) -> tuple[Float, Float]:
+        """Mark every running lane at this bar's close: end blocks, find ruin, write the curve.
 
         Returns:
-            The lanes that decide at this close, with their close and equity.
+            Close and equity of the lanes that decide at this close.
         """
-        active = np.flatnonzero(self.alive)
-        last = active[step == self.length[active] - 1]
-        self._close_out(last, step)
-        equity = self.cash[active] + self.quantity[active] * self.closes[active, step]
+        running, ending = self._running(), step in self._last_steps
+        if ending:
+            self._close_out(self.deciding[self.length[self.deciding] - 1 == step], step)
+        close: Float = self.closes[step, running]
+        equity: Float = self.cash[running] + self.quantity[running] * close
         ruined = equity <= 0.0
         if ruined.any():
-            self._close_out(active[ruined], step)
-            self._end(active[ruined], RunStatus.RUINED, step)
+            lanes = self.deciding[ruined]
+            self._close_out(lanes, step)
+            self._end(lanes, RunStatus.RUINED, step)
             equity = np.where(ruined, 0.0, equity)
-        self.equity[active, step] = equity
-        self.position[active, step] = self.quantity[active]
-        self.peak[active] = np.maximum(self.peak[active], equity)
-        self.alive[last] = False
-        deciding = self.alive[active]
-        active = active[deciding]
-        return active, self.closes[active, step], equity[deciding]
+            ending = True
+        self.equity[step, running] = equity
+        self.position[step, running] = self.quantity[running]
+        self.peak[running] = np.maximum(self.peak[running], equity)
+        if ending:
+            self.alive[self.deciding[self.length[self.deciding] - 1 == step]] = False
+            on = self.alive[self.deciding]
+            self.deciding, close, equity = self.deciding[on], close[on], equity[on]
+        return close, equity
 
-    def decide(self, step: int, lanes: Int, close: Float, equity: Float, actor: Actor) -> None:
+    def decide(self, step: int, close: Float, equity: Float, actor: Actor) -> None:
         """Ask for actions at this close and fill the orders at the next open."""
-        value = self.quantity[lanes] * close
+        lanes, running = self.deciding, self._running()
+        value = self.quantity[running] * close
         account = account_features(
-            equity, value, self.cash[lanes], self.peak[lanes], self.ledger.win_rate(lanes), self.rules
+            equity,
+            value,
+            self.cash[running],
+            self.peak[running],
+            self.ledger.win_rate[running],
+            self.rules,
         )
         chosen = actor.act(step, lanes, account)
-        sound = chosen >= 0
-        if not sound.all():
+        if chosen.min() < 0:
+            sound = chosen >= 0
             self._end(lanes[~sound], RunStatus.BROKEN_POLICY, step)
-            lanes, close, equity, value = lanes[sound], close[sound], equity[sound], value[sound]
-            chosen = chosen[sound]
-        self.actions[lanes, step] = chosen
+            self.deciding = lanes = running = lanes[sound]
+            close, equity, value, chosen = close[sound], equity[sound], value[sound], chosen[sound]
+        self.actions[step, running] = chosen
         size = self.sizes[lanes, chosen]
+        if not size.any():
+            return
         order = order_quantity(
-            size, equity, value, close, self.quantity[lanes], self.long_only[lanes], self.rules
+            size, equity, value, close, self.quantity[running], self.long_only[running], self.rules
         )
         wanted = order != 0.0
         if not self.rules.zero_volume_fills:
-            lapses = wanted & (self.volumes[lanes, step + 1] == 0.0)  # NaN (unknown) is not 0: it fills
+            # NaN (unknown) is not 0: it fills
+            lapses = wanted & (self.volumes[step + 1, running] == 0.0)
             self.lapsed[lanes[lapses]] += 1
             wanted &= ~lapses
         if wanted.any():
-            self._fill(lanes[wanted], order[wanted], self.opens[lanes[wanted], step + 1], step + 1)
+            filled = lanes[wanted]
+            self._fill(filled, order[wanted], self.opens[step + 1, filled], step + 1)
 
     def result(self, lane: int) -> BlockRun:
         """What happened in one lane."""
@@ -233,9 +261,9 @@ class _Books:
         k = int(self.n_points[lane])
         return BlockRun(
             status=status,
-            equity=self.equity[lane, :k].copy(),
-            position=self.position[lane, :k].copy(),
-            actions=self.actions[lane, :k].copy(),
+            equity=self.equity[:k, lane].copy(),
+            position=self.position[:k, lane].copy(),
+            actions=self.actions[:k, lane].copy(),
             trips=trips,
             lapsed_orders=int(self.lapsed[lane]),
             traded_value=float(self.traded[lane]),
@@ -253,7 +281,7 @@ class _Books:
         """Close what is held at this bar's close, whatever its volume."""
         held = lanes[self.quantity[lanes] != 0.0]
         if held.size:
-            self._fill(held, -self.quantity[held], self.closes[held, step], step)
+            self._fill(held, -self.quantity[held], self.closes[step, held], step)
 
     def _fill(self, lanes: Int, dq: Float, quoted: Float, step: int) -> None:
         price = quoted * (1.0 + np.sign(dq) * self.rules.slippage)
@@ -280,7 +308,7 @@ def account_features(
     out[:, 1] = win_rate
     out[:, 2] = (peak - equity) / peak
     out[:, 3] = np.abs(value) / equity / rules.max_position
-    out[:, 4] = np.clip(cash / equity, 0.0, 1.0)
+    out[:, 4] = np.minimum(np.maximum(cash / equity, 0.0), 1.0)
     out[:, 5] = np.log10(growth)
     return out
 
@@ -321,9 +349,10 @@ def order_quantity(
 
 
 def _padded(lanes: Sequence[Lane], name: str, steps: int) -> Float:
-    out = np.full((len(lanes), steps), np.nan)
+    """A column of each lane's bars, axis [step, lane], NaN after a lane's end."""
+    out = np.full((steps, len(lanes)), np.nan)
     for i, lane in enumerate(lanes):
-        out[i, : lane.n_bars] = getattr(lane.bars, name)[lane.start : lane.stop]
+        out[: lane.n_bars, i] = getattr(lane.bars, name)[lane.start : lane.stop]
     return out
 
 

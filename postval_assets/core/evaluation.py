@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -19,16 +21,25 @@ import numpy.typing as npt
 from postval_assets.core.actions import action_sizes
 from postval_assets.core.bars import Bars
 from postval_assets.core.costs import ExecutionRules
-from postval_assets.core.engine import BlockRun, Lane, run_lanes
+from postval_assets.core.engine import Actor, BlockRun, Float, Int, Lane, run_lanes
+from postval_assets.core.failures import Rejected, Unavailable
 from postval_assets.core.features.causality import require_causal
 from postval_assets.core.features.feature_set import FeatureSet, compute_features
 from postval_assets.core.folds import Block, PlanBlocks, TrainingOverlap, TrainingWindow, overlaps
 from postval_assets.core.metrics import BlockMetrics, block_metrics
 from postval_assets.core.model_spec import ModelSpec
-from postval_assets.core.policy import PolicyNetwork
+from postval_assets.core.policy import PolicyNetwork, on_one_thread
 from postval_assets.core.walk_forward import FoldOutcome, FoldStatus
 
 Float32 = npt.NDArray[np.float32]
+
+Timed = Callable[[str], AbstractContextManager[None]]
+"""Told the name of a part of the work, gives what that part is done inside: a stopwatch of one who has a clock."""
+
+
+def untimed(part: str) -> AbstractContextManager[None]:  # noqa: ARG001 - the signature of Timed
+    """No stopwatch."""
+    return nullcontext()
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,38 +136,179 @@ def fold_inputs(
     return tuple(out)
 
 
+@dataclass(frozen=True, eq=False)
+class ModelWork:
+    """A model and the blocks that it is to be evaluated on.
+
+    Attributes:
+        model: the model.
+        bars: its bars, in its timeframe.
+        plans: for each plan the blocks wanted.
+    """
+
+    model: EvaluatedModel
+    bars: Bars
+    plans: Sequence[tuple[PlanBlocks, Collection[FoldInputs]]]
+
+    def lanes(self) -> list[Lane]:
+        """The blocks that can be evaluated, in order."""
+        sizes = action_sizes(self.model.spec.n_actions)
+        return [
+            Lane(self.bars, inputs.block.start, inputs.block.stop, sizes)
+            for _, blocks in self.plans
+            for inputs in blocks
+            if inputs.block.problem is None
+        ]
+
+
+Evaluations = list[list[FoldEvaluation]]
+"""For each plan of a ModelWork its evaluations, in the order of its blocks."""
+
+
 def evaluate(
     model: EvaluatedModel,
     bars: Bars,
-    work: Sequence[tuple[PlanBlocks, Collection[FoldInputs]]],
+    plans: Sequence[tuple[PlanBlocks, Collection[FoldInputs]]],
     rules: ExecutionRules,
     device: str = "cpu",
-) -> list[list[FoldEvaluation]]:
-    """Evaluate blocks of several plans in lockstep.
+) -> Evaluations:
+    """Evaluate one model's blocks of several plans in lockstep; the arguments are those of ModelWork.
+
+    Raises:
+        Rejected, Unavailable, OSError: it cannot be evaluated.
+    """
+    [outcome] = evaluate_together([ModelWork(model, bars, plans)], rules, device)
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkWork:
+    """What a model's network is run on: everything that another process needs, and nothing of a plug-in.
+
+    Attributes:
+        spec, tensors: the network.
+        features: market features of the bars, float32 [bar, feature].
+        lanes: blocks of these bars.
+    """
+
+    spec: ModelSpec
+    tensors: Mapping[str, Float32]
+    features: Float32
+    lanes: list[Lane]
+
+
+Runs = list[list[BlockRun] | Exception]
+"""For each NetworkWork its runs, one a lane, or what kept its network from being made."""
+
+RunNetworks = Callable[[Sequence[NetworkWork], ExecutionRules, str, Timed], Runs]
+
+
+def run_networks(
+    works: Sequence[NetworkWork], rules: ExecutionRules, device: str = "cpu", timed: Timed = untimed
+) -> Runs:
+    """Run networks over their blocks in lockstep: each result is what the network alone would give.
+
+    A step of the accounts costs about the same for one block and for many, so models share them.
+    """
+    actors: list[Actor | Exception] = []
+    for work in works:
+        try:
+            with timed("weights"):
+                network = PolicyNetwork(work.spec, work.tensors, device)
+            with timed("inference"):
+                actors.append(network.actor(work.features, work.lanes))
+        except (Rejected, Unavailable, OSError) as error:
+            actors.append(error)
+    shares = [
+        (actor, work.lanes)
+        for actor, work in zip(actors, works, strict=True)
+        if not isinstance(actor, Exception)
+    ]
+    lanes = [lane for _, own in shares for lane in own]
+    with timed("accounting"), on_one_thread():
+        runs = iter(run_lanes(lanes, _SharedActor(shares, timed), rules))
+    return [
+        actor if isinstance(actor, Exception) else list(itertools.islice(runs, len(work.lanes)))
+        for actor, work in zip(actors, works, strict=True)
+    ]
+
+
+def evaluate_together(
+    works: Sequence[ModelWork],
+    rules: ExecutionRules,
+    device: str = "cpu",
+    timed: Timed = untimed,
+    run: RunNetworks = run_networks,
+) -> list[Evaluations | Exception]:
+    """Evaluate the blocks of several models.
 
     Args:
-        model: the model.
-        bars: its bars, in its timeframe.
-        work: for each plan the blocks wanted.
+        works: models and their blocks.
         rules: of execution.
         device: torch device for inference.
+        timed: counts the parts ``features``, ``weights``, ``inference`` and ``accounting``.
+        run: runs the networks: here, or somewhere else.
 
     Returns:
-        For each entry of ``work`` its evaluations, in the order of its blocks.
+        For each work its evaluations, or the Rejected, Unavailable or OSError that kept it from being evaluated.
     """
-    sizes = action_sizes(model.spec.n_actions)
-    wanted = [(plan, inputs) for plan, blocks in work for inputs in blocks if inputs.block.problem is None]
-    lanes = [Lane(bars, inputs.block.start, inputs.block.stop, sizes) for _, inputs in wanted]
-    runs: list[BlockRun] = []
-    if lanes:
-        features = market_features(model, bars, lanes)
-        actor = PolicyNetwork(model.spec, model.tensors, device).actor(features, lanes)
-        runs = run_lanes(lanes, actor, rules)
-    finished = {id(inputs): (run, lane) for (_, inputs), run, lane in zip(wanted, runs, lanes, strict=True)}
+    prepared: list[NetworkWork | Exception | None] = []
+    for work in works:
+        try:
+            prepared.append(_network_work(work, timed))
+        except (Rejected, Unavailable, OSError) as error:
+            prepared.append(error)
+    runs = iter(run([work for work in prepared if isinstance(work, NetworkWork)], rules, device, timed))
+    outcomes: list[Evaluations | Exception] = []
+    for work, ready in zip(works, prepared, strict=True):
+        done = next(runs) if isinstance(ready, NetworkWork) else ready
+        outcomes.append(done if isinstance(done, Exception) else _evaluations(work, done or [], rules))
+    return outcomes
+
+
+def _network_work(work: ModelWork, timed: Timed) -> NetworkWork | None:
+    lanes = work.lanes()
+    if not lanes:
+        return None
+    with timed("features"):
+        features = market_features(work.model, work.bars, lanes)
+    return NetworkWork(work.model.spec, work.model.tensors, features, lanes)
+
+
+def _evaluations(work: ModelWork, runs: Sequence[BlockRun], rules: ExecutionRules) -> Evaluations:
+    finished = iter(zip(runs, work.lanes(), strict=True))
     return [
-        [_evaluation(inputs, finished.get(id(inputs)), plan, rules) for inputs in blocks]
-        for plan, blocks in work
+        [
+            _evaluation(inputs, None if inputs.block.problem else next(finished), plan, rules)
+            for inputs in blocks
+        ]
+        for plan, blocks in work.plans
     ]
+
+
+class _SharedActor:
+    """Each model's actor for its own lanes; its time is inference, inside the engine's, which is accounting."""
+
+    def __init__(self, shares: Sequence[tuple[Actor, Sequence[Lane]]], timed: Timed) -> None:
+        self._actors = [actor for actor, _ in shares]
+        self._firsts = np.cumsum([0, *(len(lanes) for _, lanes in shares)])
+        self._timed = timed
+
+    def act(self, step: int, lanes: Int, account: Float) -> Int:
+        with self._timed("inference"):
+            if len(self._actors) == 1:
+                return self._actors[0].act(step, lanes, account)
+            # Lanes come in ascending order, so each model's are neighbours.
+            bounds = np.searchsorted(lanes, self._firsts)
+            chosen = np.empty(len(lanes), dtype=np.int64)
+            for actor, first, start, stop in zip(
+                self._actors, self._firsts, bounds, bounds[1:], strict=False
+            ):
+                if start < stop:
+                    chosen[start:stop] = actor.act(step, lanes[start:stop] - first, account[start:stop])
+            return chosen
 
 
 def market_features(model: EvaluatedModel, bars: Bars, lanes: Sequence[Lane]) -> Float32:

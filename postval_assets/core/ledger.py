@@ -46,24 +46,24 @@ class RoundTrip:
 
 
 class TripLedger:
-    """Open round trips of all lanes, axis [lane], and the completed ones."""
+    """Open round trips of all lanes, axis [lane], and the completed ones.
+
+    Attributes:
+        trips: completed round trips of each lane, in time order.
+        win_rate: round trips won / closed, 0.5 before the first one is; axis [lane].
+    """
 
     def __init__(self, n_lanes: int) -> None:
         self.trips: list[list[RoundTrip]] = [[] for _ in range(n_lanes)]
         self._closed = np.zeros(n_lanes, dtype=np.int64)
         self._won = np.zeros(n_lanes, dtype=np.int64)
+        self.win_rate: Float = np.full(n_lanes, 0.5)
         self._entry_step = np.zeros(n_lanes, dtype=np.int64)
         self._in_quantity = np.zeros(n_lanes)
         self._in_value = np.zeros(n_lanes)
         self._out_quantity = np.zeros(n_lanes)
         self._out_value = np.zeros(n_lanes)
         self._fees = np.zeros(n_lanes)
-
-    def win_rate(self, lanes: Int) -> Float:
-        """Closed round trips won / closed, 0.5 before the first; axis [active]."""
-        closed = self._closed[lanes]
-        rate: Float = np.where(closed > 0, self._won[lanes] / np.maximum(closed, 1), 0.5)
-        return rate
 
     def record(self, lanes: Int, before: Float, dq: Float, price: Float, fee: Float, step: int) -> None:
         """Book one fill a lane.
@@ -113,5 +113,6 @@ class TripLedger:
         )
         self._closed[lane] += 1
         self._won[lane] += int(pnl > 0.0)
+        self.win_rate[lane] = self._won[lane] / self._closed[lane]
         for books in (self._in_quantity, self._in_value, self._out_quantity, self._out_value, self._fees):
             books[lane] = 0.0

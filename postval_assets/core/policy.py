@@ -2,15 +2,16 @@
 
 Here: inference. Not here: reading checkpoints (checkpoint.py), features (features/), accounting (engine.py).
 
-The observation is a window of bars; its market part slides by one bar a step, so the first layer over it is a
-one-dimensional convolution over time, computed once for all bars. The account features are constant over the
-window: their part of the first layer is one small matrix, the weights summed over the window, added step by step.
-No observation is ever built, except for a network that normalises the observation itself.
+The observation is a window of bars; its market part slides by one bar a step, so the first layer over it is computed
+once for all bars (sliding_layer.py). The account features are constant over the window: their part of the first layer
+is one small matrix, the weights summed over the window, added step by step. No observation is ever built, except for a
+network that normalises the observation itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +19,7 @@ import numpy.typing as npt
 
 from postval_assets.core.engine import Lane
 from postval_assets.core.model_spec import LayerKind, ModelSpec
+from postval_assets.core.sliding_layer import window_sums
 
 if TYPE_CHECKING:
     import torch
@@ -47,10 +49,31 @@ class PolicyNetwork:
 
         self.spec = spec
         self.device = torch.device(device)
-        self._weights = {
-            key: torch.from_numpy(np.array(value)).to(self.device) for key, value in tensors.items()
-        }
-        self._slides = spec.layers[0].kind is LayerKind.LINEAR
+        first = spec.layers[0]
+        self._slides = first.kind is LayerKind.LINEAR
+        held = {key: torch.from_numpy(np.require(value, np.float32, "C")) for key, value in tensors.items()}
+        if self._slides:
+            # The largest matrix by far is kept in the one form that it is used in.
+            weight = held[first.weight_key].view(-1, spec.window, spec.n_features)
+            self._taps = self._own(weight[:, :, : self.n_market].permute(1, 2, 0))
+            self._account = self._own(weight[:, :, self.n_market :].sum(dim=1).T)
+            self._first_bias = None if first.bias_key is None else self._own(held[first.bias_key])
+        self._activate = _activation(spec.activation)
+        # Matrices as [in, out]: with the few rows of a step they multiply faster that way round.
+        self._layers: list[tuple[LayerKind, torch.Tensor | None, torch.Tensor | None]] = [
+            (
+                layer.kind,
+                None if not layer.weight_key else self._own(held[layer.weight_key].t()),
+                None if layer.bias_key is None else self._own(held[layer.bias_key]),
+            )
+            for layer in (spec.layers[1:] if self._slides else spec.layers)
+        ]
+
+    def _own(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A dense copy on the device."""
+        import torch
+
+        return tensor.to(self.device, copy=True, memory_format=torch.contiguous_format)
 
     @property
     def n_market(self) -> int:
@@ -68,39 +91,42 @@ class PolicyNetwork:
         """
         import torch
 
-        layer = self.spec.layers[0]
-        weight = self._weights[layer.weight_key].view(-1, self.spec.window, self.spec.n_features)
-        kernel = weight[:, :, : self.n_market].permute(0, 2, 1).contiguous()
-        bias = None if layer.bias_key is None else self._weights[layer.bias_key]
-        series = torch.from_numpy(np.ascontiguousarray(features.T)).to(self.device)
-        # Whole float32: on CUDA a convolution would else be rounded to the 10 bits of TF32.
-        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            return torch.nn.functional.conv1d(series[None], kernel, bias)[0].T.contiguous()
+        series = torch.from_numpy(np.ascontiguousarray(features)).to(self.device)
+        return window_sums(series, self._taps, self._first_bias)
 
-    def account_matrix(self) -> torch.Tensor:
-        """The first layer's weights on the account features, summed over the window: float32 [unit, account]."""
-        weight = self._weights[self.spec.layers[0].weight_key].view(
-            -1, self.spec.window, self.spec.n_features
-        )
-        return weight[:, :, self.n_market :].sum(dim=1)
+    def logits_of(self, hidden: torch.Tensor, account: torch.Tensor | None = None) -> torch.Tensor:
+        """The network after the sum over market features: [row, unit] to [row, action].
 
-    def logits(self, hidden: torch.Tensor, first: int = 1) -> torch.Tensor:
-        """The network from layer number ``first`` on: [row, unit] to [row, action]."""
+        Args:
+            hidden: rows of ``first_layer``.
+            account: account features [row, account], where the model has them.
+        """
         import torch
 
-        functional = torch.nn.functional
-        activate = _activation(self.spec.activation)
         with torch.inference_mode():
-            for layer in self.spec.layers[first:]:
-                if layer.kind is LayerKind.ACTIVATION:
-                    hidden = activate(hidden)
-                    continue
-                weight = self._weights[layer.weight_key]
-                bias = None if layer.bias_key is None else self._weights[layer.bias_key]
-                if layer.kind is LayerKind.LINEAR:
-                    hidden = functional.linear(hidden, weight, bias)
-                else:
-                    hidden = functional.layer_norm(hidden, weight.shape, weight, bias)
+            if account is not None:
+                hidden = torch.addmm(hidden, account, self._account)
+            return self._rest(hidden)
+
+    def logits_of_observations(self, observations: torch.Tensor) -> torch.Tensor:
+        """The whole network over whole observations [row, input]: where the first layer is not linear."""
+        import torch
+
+        with torch.inference_mode():
+            return self._rest(observations)
+
+    def _rest(self, hidden: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        for kind, weight, bias in self._layers:
+            if kind is LayerKind.ACTIVATION:
+                hidden = self._activate(hidden)
+            elif weight is None:
+                raise ValueError(f"a {kind} layer without weights")
+            elif kind is LayerKind.LINEAR:
+                hidden = hidden @ weight if bias is None else torch.addmm(bias, hidden, weight)
+            else:
+                hidden = torch.nn.functional.layer_norm(hidden, weight.shape, weight, bias)
         return hidden
 
     def actor(self, features: Float32, lanes: Sequence[Lane]) -> NetworkActor:
@@ -136,26 +162,30 @@ class NetworkActor:
             self._hidden = network.first_layer(self._rows)
             if self._n_account == 0:
                 self._actions = self._all_actions()
-            else:
-                self._account_weights = network.account_matrix().T.contiguous()
 
     def _all_actions(self) -> Int:
         starts = range(0, len(self._hidden), _BATCH)
-        return np.concatenate([_choose(self._network.logits(self._hidden[i : i + _BATCH])) for i in starts])
+        return np.concatenate(
+            [_choose(self._network.logits_of(self._hidden[i : i + _BATCH])) for i in starts]
+        )
 
     def act(self, step: int, lanes: Int, account: Float) -> Int:
         """Argmax of the logits of each lane, lowest index on ties; -1 where they are NaN or infinite."""
         import torch
 
-        bars = self._starts[lanes] + step - self._offset
+        bars = self._starts[lanes] + (step - self._offset)
         if self._actions is not None:
             chosen: Int = self._actions[bars]
             return chosen
-        seen = torch.from_numpy(account[:, : self._n_account].astype(np.float32)).to(self._network.device)
+        device = self._network.device
+        seen = torch.from_numpy(account[:, : self._n_account].astype(np.float32))
+        if device.type != "cpu":
+            seen = seen.to(device)
         if not self._network.slides:
-            return _choose(self._network.logits(self._observations(bars, seen), first=0))
-        hidden = self._hidden[torch.from_numpy(bars).to(self._network.device)] + seen @ self._account_weights
-        return _choose(self._network.logits(hidden))
+            return _choose(self._network.logits_of_observations(self._observations(bars, seen)))
+        rows = torch.from_numpy(bars)
+        hidden = self._hidden[rows if device.type == "cpu" else rows.to(device)]
+        return _choose(self._network.logits_of(hidden, seen))
 
     def _observations(self, bars: Int, account: torch.Tensor) -> torch.Tensor:
         import torch
@@ -166,11 +196,29 @@ class NetworkActor:
         return torch.cat([torch.from_numpy(market).to(account.device), constant], dim=2).flatten(1)
 
 
+@contextmanager
+def on_one_thread() -> Iterator[None]:
+    """Torch's work of the calling thread inside, undivided.
+
+    A step multiplies a few rows: threads that meet after each layer cost more than they bring, and where something
+    else runs on the machine they wait for it at every step (measured: six times slower beside two busy processes).
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def _choose(logits: torch.Tensor) -> Int:
     values = logits.cpu().numpy()
     # numpy's argmax takes the first of equals, which torch does not promise.
-    best: Int = np.argmax(values, axis=1).astype(np.int64)
-    best[~np.isfinite(values).all(axis=1)] = -1
+    best: Int = values.argmax(axis=1)
+    if not np.isfinite(values).all():
+        best[~np.isfinite(values).all(axis=1)] = -1
     return best
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -16,24 +15,20 @@ from postval_assets.core import evaluation
 from postval_assets.core.bars import COLUMNS, Bars
 from postval_assets.core.checkpoint import read_checkpoint
 from postval_assets.core.costs import ExecutionRules
-from postval_assets.core.engine import ScriptedActor, run_lanes
+from postval_assets.core.engine import BlockRun, ScriptedActor, run_lanes
 from postval_assets.core.evaluation import (
     EvaluatedModel,
     FoldEvaluation,
     FoldInputs,
-    code_version,
-    digest_of,
     evaluate,
     fold_inputs,
     not_evaluated,
-    source_digest,
 )
-from postval_assets.core.failures import Rejected
+from postval_assets.core.failures import Rejected, Unavailable
 from postval_assets.core.features.feature_set import ACCOUNT_FEATURES, FeatureSet
 from postval_assets.core.features.reference import REFERENCE_59
 from postval_assets.core.folds import Plan, PlanBlocks, TrainingWindow, cut
 from postval_assets.core.instruments import AssetClass, Timeframe
-from postval_assets.settings import Settings
 from postval_assets_tests.core.engine_cases import first_tie
 from postval_assets_tests.core.market_cases import CRYPTO, MARKETS, SIZES
 from postval_assets_tests.core.plain_loop import Account, run_plain
@@ -179,79 +174,6 @@ def test_everything_else_that_a_result_depends_on_is_in_it(
     assert changed(before, digests(model, bars)) == [1, 2, 3, 4, 5]
 
 
-EVALUATION_SETTINGS = {
-    "capital": 5_000.0,
-    "safety_buffer": 0.1,
-    "base_alloc": 0.2,
-    "max_position": 0.3,
-    "min_order_usd": 2.0,
-    "equity_fee_bps": 1.0,
-    "crypto_fee_bps": 1.0,
-    "slippage_bps": 1.0,
-    "zero_volume": "fill",
-    "account_features": "neutral",
-    "session": "regular",
-}
-
-
-def test_the_settings_of_a_result_are_in_their_digest_and_no_others() -> None:
-    before = Settings().evaluation_digest()
-    assert Settings().evaluation_digest() == before
-    seen = {Settings(**{name: value}).evaluation_digest() for name, value in EVALUATION_SETTINGS.items()}
-    assert len(seen | {before}) == len(EVALUATION_SETTINGS) + 1
-    others = {
-        "port": 3001,
-        "plans": ("365d",),
-        "include_dropped": True,
-        "good_sharpe_std": 0.5,
-        "device": "cpu",
-    }
-    for name, value in others.items():
-        assert Settings(**{name: value}).evaluation_digest() == before, name
-    assert set(asdict(RULES)) == set(RULES.as_dict()), "every number of execution is in it"
-
-
-def test_digests_do_not_depend_on_the_order_of_keys() -> None:
-    assert digest_of({"a": 1, "b": [2.5, None]}) == digest_of({"b": [2.5, None], "a": 1})
-    assert digest_of({"a": 1}) != digest_of({"a": 2})
-
-
-# --- code version -------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def core_copy(tmp_path: Path) -> Path:
-    source = Path(evaluation.__file__).parent
-    return Path(shutil.copytree(source, tmp_path / "core", ignore=shutil.ignore_patterns("__pycache__")))
-
-
-def test_the_code_version_is_the_same_with_windows_line_endings(core_copy: Path) -> None:
-    assert source_digest(core_copy) == code_version()
-    for path in core_copy.rglob("*.py"):
-        path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
-    assert b"\r\n" in (core_copy / "engine.py").read_bytes()
-    assert source_digest(core_copy) == code_version()
-
-
-def test_the_code_version_sees_source_and_names_only(core_copy: Path) -> None:
-    (core_copy / "__pycache__").mkdir()
-    (core_copy / "__pycache__" / "engine.cpython-311.pyc").write_bytes(b"compiled")
-    (core_copy / "notes.md").write_text("notes", encoding="utf-8")
-    assert source_digest(core_copy) == code_version()
-    deep = core_copy / "features" / "base.py"
-    text = deep.read_text(encoding="utf-8")
-    deep.write_text(text + "\n", encoding="utf-8")
-    other = source_digest(core_copy)
-    assert other != code_version()
-    deep.write_text(text, encoding="utf-8")
-    assert source_digest(core_copy) == code_version()
-    deep.rename(deep.with_name("basis.py"))
-    assert source_digest(core_copy) not in (other, code_version())
-
-
-# --- results ------------------------------------------------------------------------------------------------
-
-
 def naive_policy(model: EvaluatedModel, bars: Bars):
     """The network of make_checkpoint written out: 100 lines of product code that this shares nothing with."""
     features = np.nan_to_num(toy_features(bars.frame())).astype(np.float32)
@@ -380,3 +302,84 @@ def test_features_that_cannot_be_computed_are_told_of_every_fold(model: Evaluate
     assert "feature set toy" in (told[0].reason or "")
     assert "finite and positive" in (told[1].reason or "")
     assert told[0].outcome().n_trades is None
+
+
+def others(model: EvaluatedModel, tmp_path: Path) -> list[EvaluatedModel]:
+    """Models beside it: other weights, another shape, other actions, without account features."""
+    made = [
+        make_checkpoint(tmp_path / "a.pt", window=WINDOW, hidden=(16,), seed=8),
+        make_checkpoint(tmp_path / "b.pt", window=WINDOW, hidden=(8, 4), seed=9, activation="tanh"),
+    ]
+    read = [read_checkpoint(path) for path in made]
+    return [replace(model, model_sha256=c.spec.model_version, spec=c.spec, tensors=c.tensors) for c in read]
+
+
+def same_runs(one: evaluation.Evaluations, other: evaluation.Evaluations) -> bool:
+    pairs = [(a, b) for x, y in zip(one, other, strict=True) for a, b in zip(x, y, strict=True)]
+    return all(a.status is b.status and a.metrics == b.metrics and same_run(a.run, b.run) for a, b in pairs)
+
+
+def same_run(one: BlockRun | None, other: BlockRun | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    arrays = ((one.equity, other.equity), (one.actions, other.actions), (one.position, other.position))
+    return one.trips == other.trips and all(np.array_equal(x, y) for x, y in arrays)
+
+
+def test_models_together_are_each_the_model_alone_to_the_last_bit(
+    model: EvaluatedModel, tmp_path: Path
+) -> None:
+    bars, shorter = market(), market(N_BARS - 24 * 8)
+    earlier = AS_OF - 8 * 24 * HOUR
+    second, third = others(model, tmp_path)
+    works = [
+        evaluation.ModelWork(model, bars, [(cut_for(model, bars), inputs_of(model, bars))]),
+        evaluation.ModelWork(
+            second,
+            shorter,
+            [
+                (cut_for(second, shorter, PLAN, earlier), inputs_of(second, shorter, PLAN, earlier)[1:4]),
+                (cut_for(second, shorter, LONGER, earlier), inputs_of(second, shorter, LONGER, earlier)),
+            ],
+        ),
+        evaluation.ModelWork(third, bars, [(cut_for(third, bars), ())]),
+        evaluation.ModelWork(third, bars, [(cut_for(third, bars, LONGER), inputs_of(third, bars, LONGER))]),
+    ]
+    together = evaluation.evaluate_together(works, RULES)
+    alone = [evaluate(w.model, w.bars, w.plans, RULES) for w in works]
+    assert [[len(plan) for plan in work] for work in alone] == [[5], [3, 3], [0], [3]]
+    for found, expected in zip(together, alone, strict=True):
+        assert not isinstance(found, Exception)
+        assert same_runs(found, expected)
+    assert not same_runs(alone[0], [[*alone[0][0][1:], alone[0][0][0]]]), "the comparison sees differences"
+
+
+def test_a_model_that_cannot_be_evaluated_stops_none_of_those_beside_it(
+    model: EvaluatedModel, tmp_path: Path
+) -> None:
+    class Gone(dict):
+        def __getitem__(self, name: str) -> np.ndarray:
+            raise Unavailable("the store of weights does not answer")
+
+        def items(self):
+            raise Unavailable("the store of weights does not answer")
+
+    def broken(frame: pd.DataFrame) -> np.ndarray:
+        raise Rejected("no features of these bars")
+
+    bars = market()
+    plans = [(cut_for(model, bars), inputs_of(model, bars))]
+    models = [
+        replace(model, tensors=Gone()),
+        model,
+        replace(model, feature_set=replace(TOY, compute=broken)),
+        others(model, tmp_path)[0],
+    ]
+    first, second, third, fourth = evaluation.evaluate_together(
+        [evaluation.ModelWork(m, bars, plans) for m in models], RULES
+    )
+    assert isinstance(first, Unavailable)
+    assert isinstance(third, Rejected)
+    for found, one in ((second, models[1]), (fourth, models[3])):
+        assert not isinstance(found, Exception)
+        assert same_runs(found, evaluate(one, bars, plans, RULES))
