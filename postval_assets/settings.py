@@ -196,6 +196,10 @@ class Settings(BaseSettings):
     )
     lock_timeout_s: float = Field(60.0, gt=0, description="Longest wait for the warehouse.")
     symbols_per_run: int = Field(50, ge=1, le=500, description="Symbols in one run.")
+    workers: int = Field(0, ge=0, le=256, description="Models worked on at once; 0: one for each core.")
+    timings: Path | None = Field(
+        None, description="File that each stage adds a line of JSON to: where its seconds went."
+    )
 
     @field_validator("plans", "config_prefixes", mode="before")
     @classmethod
@@ -363,6 +367,7 @@ def load_settings(**overrides: object) -> Settings:
             "data_dir": settings.data_dir.expanduser().absolute(),
             "bars_source": _absolute_source(settings.bars_source),
             "inbox_dir": settings.inbox_dir.expanduser().absolute() if settings.inbox_dir else None,
+            "timings": settings.timings.expanduser().absolute() if settings.timings else None,
             "sample_dir": settings.sample_dir.expanduser().absolute(),
         }
     )

@@ -8,9 +8,10 @@ import dagster as dg
 from postval_assets.pipeline.archives import verify_archive
 from postval_assets.pipeline.bar_checks import check_bars
 from postval_assets.pipeline.deciding import decide_models
-from postval_assets.pipeline.evaluation import evaluate_backtests, evaluate_folds, selections_of
+from postval_assets.pipeline.evaluation import evaluate_backtests, evaluate_folds
 from postval_assets.pipeline.evidencing import weigh_archive
 from postval_assets.pipeline.extraction import extract_models
+from postval_assets.pipeline.fold_jobs import selections_of
 from postval_assets.pipeline.gate import gate_models
 from postval_assets.pipeline.loading import load_bars
 from postval_assets.pipeline.summarizing import summarize_folds

@@ -76,7 +76,11 @@ def report_stage(
     report: StageReport,
     check: str | None = None,
 ) -> dg.MaterializeResult:
-    """Rows, columns and the verdict of each partition, for the catalogue."""
+    """Rows and columns, the verdict on each partition that has a problem, and one over all, for the catalogue.
+
+    A verdict on every partition would be half of what a run costs in Dagster's storage, and would hide the one over
+    all: the web page heads a check with the verdict that was written last.
+    """
     for symbol in report.symbols:
         metadata: dict[str, Any] = {
             "dagster/partition_row_count": symbol.n_rows,
@@ -86,13 +90,12 @@ def report_stage(
             metadata["new"] = dg.MetadataValue.md("\n".join(f"- {line}" for line in symbol.said))
         context.add_asset_metadata(metadata, partition_key=symbol.symbol)
     if check is not None:
-        # The web page heads a check with the verdict that was written last: the worst one has to be.
-        for symbol in sorted(report.symbols, key=lambda s: bool(s.problems)):
+        for symbol in (s for s in report.symbols if s.problems):
             context.log_event(
                 dg.AssetCheckEvaluation(
                     asset_key=context.asset_key,
                     check_name=check,
-                    passed=not symbol.problems,
+                    passed=False,
                     severity=dg.AssetCheckSeverity.WARN,
                     description=shown(symbol.problems),
                     partition=symbol.symbol,
@@ -109,12 +112,13 @@ def report_quality(
     check: str,
 ) -> dg.MaterializeResult:
     """Adds the verdict on each symbol's bars to what loading reported, with a table of all checks."""
-    for symbol in sorted(quality, key=lambda q: _WORST_LAST.index(q.severity)):
+    not_sound = (q for q in quality if q.severity is not Severity.OK)
+    for symbol in sorted(not_sound, key=lambda q: _WORST_LAST.index(q.severity)):
         context.log_event(
             dg.AssetCheckEvaluation(
                 asset_key=context.asset_key,
                 check_name=check,
-                passed=symbol.severity is Severity.OK,
+                passed=False,
                 severity=_dagster_severity([symbol]),
                 description=shown(symbol.problems()),
                 metadata={"checks": dg.MetadataValue.md(quality_table(symbol))},

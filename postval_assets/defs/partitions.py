@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 import dagster as dg
 
 from postval_assets.core.folds import PLANS, parse_fold_key
-from postval_assets.pipeline.evaluation import FoldSelection
+from postval_assets.pipeline.fold_jobs import FoldSelection
 
 ARCHIVE = "archive"
 SYMBOL = "symbol"

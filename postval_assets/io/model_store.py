@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path, PurePosixPath
@@ -79,6 +80,11 @@ class ModelStore:
             raise Unavailable(f"weights could not be written to {target}: {error}") from error
         return StoredModel(sha256, str(relative), len(content))
 
+    def open(self, sha256: str) -> tuple[ModelSpec, StoredTensors]:
+        """A model's facts, and its weights, which are read when they are asked for; errors as in ``load``."""
+        tensors = StoredTensors(self.path_of(sha256))
+        return tensors.spec(), tensors
+
     def load(self, model: str | Path, *, verify: bool = False) -> tuple[ModelSpec, dict[str, Float32]]:
         """A model by its SHA-256 or its path (absolute, or relative to the root).
 
@@ -90,24 +96,73 @@ class ModelStore:
             Rejected: damaged, or not written by this store.
             Unavailable: it is not there, or could not be read.
         """
-        from safetensors import SafetensorError, safe_open
-
         path = self._root / model if isinstance(model, Path) or "/" in model else self.path_of(model)
         try:
             if verify and hashlib.sha256(path.read_bytes()).hexdigest() != path.stem:
                 raise Rejected(
                     f"{path} is damaged: its content does not have the SHA-256 that it is named by"
                 )
-            with safe_open(str(path), framework="numpy") as file:
-                text = (file.metadata() or {}).get(_SPEC_KEY)
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         except OSError as error:
-            raise Unavailable(f"weights {path} could not be read: {error}") from error
-        except SafetensorError as error:
-            raise Rejected(f"{path} is damaged: {error}") from error
+            raise _unread(path, error) from error
+        tensors = StoredTensors(path)
+        return tensors.spec(), dict(tensors)
+
+
+class StoredTensors(Mapping[str, Float32]):
+    """The arrays of one stored file, each read from it whenever it is asked for, as a copy of the caller's own.
+
+    Raises (every method):
+        Rejected: damaged, or not written by this store.
+        Unavailable: it is not there, or could not be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Take the file; it is opened at the first question."""
+        self._path = path
+
+    def spec(self) -> ModelSpec:
+        """The model's facts."""
+        with self._opened() as file:
+            text = (file.metadata() or {}).get(_SPEC_KEY)
         if text is None:
-            raise Rejected(f"{path} does not say which model it is; expected a file written by this store")
-        return spec_from_json(text), tensors
+            raise Rejected(
+                f"{self._path} does not say which model it is; expected a file written by this store"
+            )
+        return spec_from_json(text)
+
+    def __getitem__(self, name: str) -> Float32:
+        """One array."""
+        with self._opened() as file:
+            if name not in file.keys():  # noqa: SIM118 - not a dict
+                raise KeyError(name)
+            array: Float32 = file.get_tensor(name)
+            return array
+
+    def __iter__(self) -> Iterator[str]:
+        """The arrays' names."""
+        with self._opened() as file:
+            names = list(file.keys())
+        return iter(names)
+
+    def __len__(self) -> int:
+        """How many arrays there are."""
+        return sum(1 for _ in self)
+
+    @contextmanager
+    def _opened(self) -> Iterator[Any]:
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(str(self._path), framework="numpy") as file:
+                yield file
+        except OSError as error:
+            raise _unread(self._path, error) from error
+        except SafetensorError as error:
+            raise Rejected(f"{self._path} is damaged: {error}") from error
+
+
+def _unread(path: Path, error: OSError) -> Unavailable:
+    return Unavailable(f"weights {path} could not be read: {error}")
 
 
 def spec_to_json(spec: ModelSpec) -> str:

@@ -24,6 +24,7 @@ from postval_assets.io.calendars import exchange_sessions
 from postval_assets.io.warehouse import Replace
 from postval_assets.pipeline.market import SIMULATED, ModelBars
 from postval_assets.pipeline.platform import Platform
+from postval_assets.pipeline.stopwatch import timed_stage
 
 Row = Mapping[str, Any]
 
@@ -82,6 +83,7 @@ class SymbolQuality:
         )
 
 
+@timed_stage("bar_quality")
 def check_bars(platform: Platform, symbols: Sequence[str], *, run_id: str) -> tuple[SymbolQuality, ...]:
     """Check every stored series of these symbols and keep the verdicts in ``bar_quality``.
 

@@ -21,10 +21,11 @@ from postval_assets.core.instruments import Timeframe
 from postval_assets.core.walk_forward import summarize
 from postval_assets.io.warehouse import Append, Update
 from postval_assets.pipeline.bar_checks import BarVerdicts
-from postval_assets.pipeline.evaluation import why_not_evaluated
+from postval_assets.pipeline.fold_jobs import why_not_evaluated
 from postval_assets.pipeline.instants import WANTED, ModelKey, model_key, wanted
 from postval_assets.pipeline.market import ModelBars
 from postval_assets.pipeline.platform import Platform, StageReport, SymbolReport
+from postval_assets.pipeline.stopwatch import timed_stage
 from postval_assets.pipeline.summarizing import PlanFolds, fold_outcome, stored_folds
 
 _COLUMNS = """
@@ -59,6 +60,7 @@ Row = Mapping[str, Any]
 _FAILED_METRICS = frozenset({Flag.LOW_FITNESS, Flag.LOW_PF, Flag.LOW_CONSISTENCY, Flag.HIGH_DRAWDOWN})
 
 
+@timed_stage("deployment_decisions")
 def decide_models(
     platform: Platform, archives: Mapping[str, str], *, run_id: str, as_of: datetime | None = None
 ) -> StageReport:

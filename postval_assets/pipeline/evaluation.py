@@ -6,85 +6,51 @@ rows (fold_rows.py), or what follows from the folds (summarizing.py, deciding.py
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import pandas as pd
 
-from postval_assets.core.bars import Bars
-from postval_assets.core.evaluation import (
-    EvaluatedModel,
-    FoldEvaluation,
-    FoldInputs,
-    code_version,
-    digest_of,
-    evaluate,
-    fold_inputs,
-    not_evaluated,
-)
+from postval_assets.core.evaluation import FoldEvaluation, code_version
 from postval_assets.core.failures import Rejected, Unavailable
-from postval_assets.core.features.causality import PromiseBroken
-from postval_assets.core.features.feature_set import FeatureSet
-from postval_assets.core.folds import (
-    BACKTEST,
-    Plan,
-    PlanBlocks,
-    TrainingWindow,
-    cut,
-    newest_close,
-)
-from postval_assets.core.instruments import Timeframe
-from postval_assets.core.walk_forward import COMPUTED, FoldStatus
+from postval_assets.core.folds import BACKTEST, PlanBlocks
+from postval_assets.core.walk_forward import COMPUTED
 from postval_assets.io.warehouse import Replace
 from postval_assets.pipeline.bar_checks import BarVerdicts
+from postval_assets.pipeline.fold_jobs import (
+    FoldJob,
+    FoldSelection,
+    StoredFold,
+    compute,
+    fold_job,
+    models_to_evaluate,
+    stored_folds,
+)
 from postval_assets.pipeline.fold_rows import curve_frame, fold_row, trip_rows
-from postval_assets.pipeline.instants import WANTED, Instant, ModelKey, model_key, newest_instants, wanted
+from postval_assets.pipeline.instants import model_key, newest_instants
 from postval_assets.pipeline.market import ModelBars
+from postval_assets.pipeline.network_processes import WORTH_IT_FROM, NetworkProcesses
 from postval_assets.pipeline.platform import Platform, StageReport, SymbolReport
 from postval_assets.pipeline.progress import Progress
+from postval_assets.pipeline.stopwatch import timed_stage
+from postval_assets.pipeline.workers import in_order, torch_threads, workers_for
 
 log = logging.getLogger("postval.evaluation")
 
 _Rows = pd.DataFrame | Sequence[Mapping[str, object]]
 
+# Models that a worker evaluates in lockstep share the steps of the accounts; but at each step the later layers of all
+# of them pass through the core's cache, and what does not fit there together is faster one after the other.
+_MODELS_IN_LOCKSTEP = 8
+_LOCKSTEP_BYTES = 2**20
+
 # Rows of equity curves kept back before they are written: bounds memory, and keeps transactions few.
 _ROWS_PER_WRITE = 100_000
-
-_MODELS = f"""
-SELECT m.archive_id, m.symbol, m.timeframe, m.model_sha256, m.feature_set, m.train_start, m.train_end,
-       a.train_start AS archive_train_start, a.train_end AS archive_train_end
-FROM extracted_models m
-JOIN {WANTED} w USING (archive_id, symbol)
-JOIN training_archives a USING (archive_id)
-JOIN gating_scores g USING (archive_id, symbol, timeframe)
-WHERE m.status = 'OK' AND (g.classification IN ('APPROVED', 'REVIEW') OR ?)
-"""  # noqa: S608 - constants
-_STORED = {
-    "fold_results": f"""
-SELECT archive_id, symbol, timeframe, as_of, plan, fold, inputs_digest, status, reason
-FROM fold_results JOIN {WANTED} w USING (archive_id, symbol)
-""",  # noqa: S608 - constants
-    "backtest_results": f"""
-SELECT archive_id, symbol, timeframe, as_of, '{BACKTEST.name}' AS plan, 1 AS fold, inputs_digest, status, reason
-FROM backtest_results JOIN {WANTED} w USING (archive_id, symbol)
-""",  # noqa: S608 - constants
-}
-
-
-@dataclass(frozen=True)
-class FoldSelection:
-    """Folds of one plan; all of them where ``folds`` is None."""
-
-    plan: Plan
-    folds: frozenset[int] | None = None
-
-    def contains(self, fold: int) -> bool:
-        """Whether this fold was asked for."""
-        return self.folds is None or fold in self.folds
 
 
 @dataclass(frozen=True)
@@ -104,37 +70,7 @@ class EvaluationReport(StageReport):
     folds: tuple[EvaluatedFold, ...] = ()
 
 
-@dataclass(frozen=True)
-class _StoredFold:
-    """What the warehouse has of a fold."""
-
-    inputs_digest: str
-    status: FoldStatus
-    reason: str | None
-
-    def is_current(self, inputs_digest: str) -> bool:
-        """Whether it need not be computed again; what was refused is tried anew, its cause is in no digest."""
-        return self.inputs_digest == inputs_digest and self.status is not FoldStatus.NOT_EVALUATED
-
-
-_StoredFolds = dict[tuple[datetime, str, int], _StoredFold]
-
-
-@dataclass(frozen=True, eq=False)
-class _Job:
-    model: EvaluatedModel
-    keys: dict[str, object]
-    as_of: datetime
-    bars: Bars
-    cuts: tuple[PlanBlocks, ...]
-    wanted: tuple[tuple[FoldInputs, ...], ...]
-    stale: tuple[tuple[FoldInputs, ...], ...]
-    stored: tuple[dict[int, _StoredFold], ...]
-    is_new: bool
-    # Why its bars are not to be used; what was computed from them before stays.
-    stopped: str | None
-
-
+@timed_stage("fold_results")
 def evaluate_folds(
     platform: Platform,
     archives: Mapping[str, str],
@@ -160,6 +96,7 @@ def evaluate_folds(
     return stage.report()
 
 
+@timed_stage("backtest_results")
 def evaluate_backtests(
     platform: Platform, archives: Mapping[str, str], *, run_id: str, as_of: datetime | None = None
 ) -> EvaluationReport:
@@ -167,32 +104,6 @@ def evaluate_backtests(
     stage = _Stage(platform, run_id, "backtest_results")
     stage.run(archives, {symbol: [FoldSelection(BACKTEST)] for symbol in archives}, as_of)
     return stage.report()
-
-
-def why_not_evaluated(
-    platform: Platform,
-    bars: ModelBars,
-    symbol: str,
-    timeframe: Timeframe,
-    feature_set: str,
-    until: datetime | None,
-) -> str | None:
-    """What keeps a model from being evaluated at all: its feature set or its bars; None where nothing does."""
-    try:
-        _feature_set(platform, feature_set)
-        newest_close(bars.read(symbol, timeframe), until or platform.now())
-    except Rejected as error:
-        return str(error)
-    return None
-
-
-def _feature_set(platform: Platform, name: str) -> FeatureSet:
-    try:
-        return platform.feature_sets[name]
-    except KeyError:
-        raise Rejected(
-            f"feature set {name} is no longer registered: install its plug-in again, or ingest the archive anew"
-        ) from None
 
 
 class _Stage:
@@ -216,34 +127,75 @@ class _Stage:
         selections: Mapping[str, Sequence[FoldSelection]],
         as_of: datetime | None,
     ) -> None:
-        models = self._models(archives)
+        models = models_to_evaluate(self.platform, archives)
         instants = newest_instants(self.platform, archives)
-        stored = self._stored(archives)
+        stored = stored_folds(self.platform, self.table, archives)
         symbols = list(dict.fromkeys(str(m["symbol"]) for m in models))
         bars = ModelBars(self.platform, symbols)
         verdicts = BarVerdicts(self.platform, bars, symbols)
         progress = Progress(log, self.table, total=len(models))
         for symbol in archives:
             self.counts[symbol], self.problems[symbol] = [0, 0], []
-        for row in models:
-            symbol = str(row["symbol"])
-            name = f"{symbol} {row['timeframe']}"
-            try:
-                known = stored.get(model_key(row), {})
-                job = self._job(row, selections[symbol], as_of, instants.get(model_key(row)), bars, known)
-                stopped = verdicts.stops(symbol, Timeframe(row["timeframe"]), job.as_of)
-                self._evaluate(dataclasses.replace(job, stopped=stopped))
-            except Rejected as error:
-                log.warning("%s is not evaluated: %s", name, error)
-                self.problems[symbol].append(f"{row['timeframe']}: {error}")
-            except (Unavailable, OSError) as error:
-                self.unavailable.append(f"{name}: {error}")
-            progress.step(name)
+
+        def jobs() -> Iterator[FoldJob]:
+            # Drawn by this thread, as the workers get through: only it asks the warehouse.
+            for row in models:
+                symbol = str(row["symbol"])
+                with self._told(row, progress) as told:
+                    key = model_key(row)
+                    told.append(
+                        fold_job(
+                            self.platform,
+                            row,
+                            selections[symbol],
+                            as_of,
+                            instants.get(key),
+                            bars,
+                            stored.get(key, {}),
+                            verdicts,
+                        )
+                    )
+                yield from told
+
+        n_workers = workers_for(self.platform.settings.workers, len(models))
+        most = max(1, min(_MODELS_IN_LOCKSTEP, len(models) // n_workers))
+        n_processes = n_workers if len(models) >= WORTH_IT_FROM else 1
+        with (
+            NetworkProcesses(n_processes, self.platform.stopwatch) as processes,
+            torch_threads(n_workers) as divide,
+        ):
+            work = functools.partial(compute, self.platform, processes.run, divide)
+            for together, finished in in_order(_lockstep(jobs(), most), work, n_workers):
+                for job, outcome in zip(together, finished.result(), strict=True):
+                    with self._told(job.keys, progress) as told:
+                        if isinstance(outcome, Exception):
+                            raise outcome
+                        self._add(job, outcome)
+                        told.append(job)
+                    if told:
+                        progress.step(job.name)
         self._flush()
         if self.unavailable:
             raise Unavailable(
                 f"{len(self.unavailable)} model(s) could not be evaluated: " + "; ".join(self.unavailable)
             )
+
+    @contextmanager
+    def _told(self, row: Mapping[str, Any], progress: Progress) -> Iterator[list[FoldJob]]:
+        """What goes wrong with one model is told, and the others go on; yields a list that stays empty then."""
+        name = f"{row['symbol']} {row['timeframe']}"
+        done: list[FoldJob] = []
+        try:
+            yield done
+        except Rejected as error:
+            log.warning("%s is not evaluated: %s", name, error)
+            self.problems[str(row["symbol"])].append(f"{row['timeframe']}: {error}")
+        except (Unavailable, OSError) as error:
+            self.unavailable.append(f"{name}: {error}")
+        else:
+            return
+        done.clear()
+        progress.step(name)
 
     def report(self) -> EvaluationReport:
         return EvaluationReport(
@@ -257,90 +209,8 @@ class _Stage:
             ),
         )
 
-    def _models(self, archives: Mapping[str, str]) -> list[dict[str, Any]]:
-        """The models to evaluate, in the order of the symbols asked for."""
-        rows = self.platform.warehouse.rows(
-            _MODELS, (*wanted(archives), self.platform.settings.include_dropped)
-        )
-        place = {symbol: n for n, symbol in enumerate(archives)}
-        return sorted(rows, key=lambda r: (place[r["symbol"]], r["timeframe"]))
-
-    def _stored(self, archives: Mapping[str, str]) -> dict[ModelKey, _StoredFolds]:
-        """The stored rows of each model, by as_of, plan and fold."""
-        stored: dict[ModelKey, _StoredFolds] = {}
-        for r in self.platform.warehouse.rows(_STORED[self.table], wanted(archives)):
-            fold = _StoredFold(str(r["inputs_digest"]), FoldStatus(r["status"]), r["reason"])
-            stored.setdefault(model_key(r), {})[(r["as_of"], r["plan"], int(r["fold"]))] = fold
-        return stored
-
-    def _job(
-        self,
-        row: Mapping[str, Any],
-        selections: Sequence[FoldSelection],
-        as_of: datetime | None,
-        newest: Instant | None,
-        stored_bars: ModelBars,
-        known: _StoredFolds,
-    ) -> _Job:
-        platform = self.platform
-        symbol, timeframe = str(row["symbol"]), Timeframe(row["timeframe"])
-        stored = newest.as_of if newest is not None else None
-        bars = stored_bars.read(symbol, timeframe, until=as_of or stored)
-        at = newest_close(bars, as_of or platform.now()) if as_of or stored is None else stored
-        spec, tensors = platform.models.load(row["model_sha256"])
-        model = EvaluatedModel(
-            model_sha256=row["model_sha256"],
-            spec=spec,
-            tensors=tensors,
-            feature_set=_feature_set(platform, row["feature_set"]),
-            training=TrainingWindow(
-                row["train_start"] or row["archive_train_start"], row["train_end"] or row["archive_train_end"]
-            ),
-        )
-        keys = {"archive_id": row["archive_id"], "symbol": symbol, "timeframe": timeframe.value, "as_of": at}
-        settings_digest = platform.settings.evaluation_digest()
-        cuts = tuple(cut(bars, s.plan, at, needed_before=model.needed_before) for s in selections)
-        wanted_folds = tuple(
-            tuple(i for i in fold_inputs(model, bars, c, at, settings_digest) if s.contains(i.block.fold))
-            for s, c in zip(selections, cuts, strict=True)
-        )
-        rows = tuple(
-            {fold: f for (instant, plan, fold), f in known.items() if (instant, plan) == (at, s.plan.name)}
-            for s in selections
-        )
-        stale = tuple(
-            tuple(
-                i
-                for i in inputs
-                if i.block.fold not in folds or not folds[i.block.fold].is_current(i.inputs_digest)
-            )
-            for folds, inputs in zip(rows, wanted_folds, strict=True)
-        )
-        is_new = stored is None or at != stored
-        return _Job(model, keys, at, bars, cuts, wanted_folds, stale, rows, is_new, stopped=None)
-
-    def _compute(
-        self, job: _Job, work: Sequence[tuple[PlanBlocks, Sequence[FoldInputs]]]
-    ) -> list[list[FoldEvaluation]]:
-        """Evaluate blocks together; where that is refused for the bars, each plan alone, then each block alone."""
-        if job.stopped is not None:
-            return [[_refused(inputs, job.stopped) for inputs in blocks] for _, blocks in work]
-        rules, device = self.platform.settings.execution_rules, self.platform.device()
-        try:
-            return evaluate(job.model, job.bars, work, rules, device)
-        except PromiseBroken as error:
-            # It lies in the set, not in a block: that some block does not show it makes that one no better.
-            return [[_refused(inputs, str(error)) for inputs in blocks] for _, blocks in work]
-        except Rejected as error:
-            if sum(len(blocks) for _, blocks in work) == 1:
-                reason = str(error)
-                return [[_refused(inputs, reason) for inputs in blocks] for _, blocks in work]
-        if len(work) > 1:
-            return [self._compute(job, [part])[0] for part in work]
-        return [[self._compute(job, [(plan, [inputs])])[0][0] for inputs in blocks] for plan, blocks in work]
-
-    def _evaluate(self, job: _Job) -> None:
-        results = self._compute(job, list(zip(job.cuts, job.stale, strict=True)))
+    def _add(self, job: FoldJob, results: Sequence[Sequence[FoldEvaluation]]) -> None:
+        """Keep a model's rows back for the next write."""
         symbol = str(job.keys["symbol"])
         if job.is_new:
             self._replace("evaluations", [job.keys], [job.keys])
@@ -353,7 +223,7 @@ class _Stage:
                 fold = done.get(inputs.block.fold) or stored[inputs.block.fold]
                 self.folds.setdefault((symbol, fold_key), []).append(fold.status.value)
                 self.counts[symbol][0] += 1
-                self.counts[symbol][1] += isinstance(fold, _StoredFold)
+                self.counts[symbol][1] += isinstance(fold, StoredFold)
                 if fold.status not in COMPUTED:
                     self.problems[symbol].append(
                         f"{job.keys['timeframe']} {fold_key}: {fold.status.value}, {fold.reason}"
@@ -363,7 +233,7 @@ class _Stage:
         if self.pending_rows >= _ROWS_PER_WRITE:
             self._flush()
 
-    def _add_rows(self, job: _Job, plan_blocks: PlanBlocks, evaluations: Sequence[FoldEvaluation]) -> None:
+    def _add_rows(self, job: FoldJob, plan_blocks: PlanBlocks, evaluations: Sequence[FoldEvaluation]) -> None:
         digests = {
             "model_sha256": job.model.model_sha256,
             "settings_digest": self.platform.settings.evaluation_digest(),
@@ -398,17 +268,24 @@ class _Stage:
     def _flush(self) -> None:
         changes = [Replace(table, keys, _joined(rows)) for table, (keys, rows) in self.pending.items()]
         if changes:
-            self.platform.warehouse.write(changes, run_id=self.run_id, now=self.platform.now())
+            with self.platform.stopwatch.part("writing"):
+                self.platform.warehouse.write(changes, run_id=self.run_id, now=self.platform.now())
         self.pending, self.pending_rows = {}, 0
 
 
-def _refused(inputs: FoldInputs, reason: str) -> FoldEvaluation:
-    """A block that was not evaluated; the reason goes into its digest, so that what it leads to changes with it."""
-    fold = not_evaluated(inputs, reason)
-    if fold.status is not FoldStatus.NOT_EVALUATED:
-        return fold
-    digest = digest_of({"inputs": inputs.inputs_digest, "not_evaluated": reason})
-    return dataclasses.replace(fold, inputs_digest=digest)
+def _lockstep(jobs: Iterator[FoldJob], most: int) -> Iterator[list[FoldJob]]:
+    """Jobs in the groups that are evaluated together."""
+    group: list[FoldJob] = []
+    n_bytes = 0
+    for job in jobs:
+        size = 4 * sum(layer.n_in * layer.n_out for layer in job.model.spec.layers[1:] if layer.weight_key)
+        if group and (len(group) == most or n_bytes + size > _LOCKSTEP_BYTES):
+            yield group
+            group, n_bytes = [], 0
+        group.append(job)
+        n_bytes += size
+    if group:
+        yield group
 
 
 def _joined(rows: Sequence[_Rows]) -> _Rows:
@@ -417,8 +294,3 @@ def _joined(rows: Sequence[_Rows]) -> _Rows:
     if frames:
         return pd.concat(frames, ignore_index=True)
     return [row for part in rows if not isinstance(part, pd.DataFrame) for row in part]
-
-
-def selections_of(plans: Collection[Plan]) -> list[FoldSelection]:
-    """All folds of these plans."""
-    return [FoldSelection(plan) for plan in plans]

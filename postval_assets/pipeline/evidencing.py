@@ -40,6 +40,7 @@ from postval_assets.core.walk_forward import FoldStatus
 from postval_assets.io.warehouse import Replace
 from postval_assets.pipeline.platform import Platform
 from postval_assets.pipeline.progress import Progress
+from postval_assets.pipeline.stopwatch import timed_stage
 
 log = logging.getLogger("postval.evidence")
 
@@ -181,6 +182,7 @@ class _Model:
         return to_datetime64(self.folds[-1]["end_ts"]) + self.timeframe.delta
 
 
+@timed_stage("archive_evidence")
 def weigh_archive(platform: Platform, archive_id: str, *, run_id: str) -> EvidenceReport:
     """Evidence of every plan that has folds in an archive; a plan whose folds have not changed is left as it is.
 

@@ -6,10 +6,12 @@ checkpoint safely (io, core).
 
 from __future__ import annotations
 
+import functools
 import logging
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,8 @@ from postval_assets.io.archive_file import ArchiveFile, Damaged, open_archive
 from postval_assets.io.warehouse import Change, Replace, Update
 from postval_assets.pipeline.archives import ListedModel, archive_limits, archive_row, list_models, relative
 from postval_assets.pipeline.platform import Platform, StageReport, SymbolReport
+from postval_assets.pipeline.stopwatch import timed_stage
+from postval_assets.pipeline.workers import in_order, torch_threads, workers_for
 
 log = logging.getLogger("postval.extraction")
 
@@ -58,6 +62,7 @@ def store_archive(platform: Platform, archive_id: str, *, run_id: str) -> Path:
     return path
 
 
+@timed_stage("extracted_models")
 def extract_models(platform: Platform, archives: Mapping[str, str], *, run_id: str) -> StageReport:
     """Read every model of these symbols out of its archive; a bad one is a row with its reason.
 
@@ -83,36 +88,24 @@ def extract_models(platform: Platform, archives: Mapping[str, str], *, run_id: s
         sha256 = archive_row(platform, archive_id)["sha256"]
         with open_archive(path, archive_limits(platform)) as archive:
             summary = parse_summary(archive.read_summary())
-            listed = list_models(archive.plan, summary)
-            changes: list[Change] = []
-            n_unwritten = 0
-            for symbol in symbols:
-                stored = _stored_rows(platform, archive_id, symbol)
-                rows: list[Row] = []
-                n_current = 0
-                for model in (m for m in listed if m.symbol == symbol):
-                    known = stored.get(model.timeframe)
-                    if known is not None and _is_current(platform, archive_id, sha256, model, known):
-                        rows.append(known)
-                        n_current += 1
-                        continue
-                    try:
-                        rows.append(_model_row(platform, archive_id, sha256, archive, model))
-                    except (Unavailable, OSError) as error:
-                        unavailable.append(f"{symbol} {model.timeframe}: {error}")
-                keys = [{"archive_id": archive_id, "symbol": symbol}]
-                changes.append(Replace("extracted_models", keys, rows))
-                changes.append(Replace("training_claims", keys, _claim_rows(archive_id, symbol, summary)))
-                problems = tuple(
-                    f"{r['timeframe']}: {r['status']}, {r['reason']}" for r in rows if r["status"] != "OK"
-                )
-                reports.append(SymbolReport(symbol, len(rows), n_current, problems))
-                n_unwritten += len(rows) - n_current
-                if n_unwritten >= _MODELS_PER_WRITE:
-                    platform.warehouse.write(changes, run_id=run_id, now=platform.now())
-                    changes, n_unwritten = [], 0
-        if changes:
-            platform.warehouse.write(changes, run_id=run_id, now=platform.now())
+            source = _Source(platform, archive_id, sha256, archive)
+            listed = [m for m in list_models(archive.plan, summary) if m.symbol in set(symbols)]
+            writer = _Writer(platform, archive_id, summary, run_id)
+            n_workers = workers_for(platform.settings.workers, len(listed))
+            models = source.with_stored_rows(sorted(listed, key=lambda m: symbols.index(m.symbol)))
+            with torch_threads(n_workers) as divide:
+                rows = in_order(models, functools.partial(source.row_of, prepare=divide), n_workers)
+                done = next(rows, None)
+                for symbol in symbols:
+                    writer.begin(symbol)
+                    while done is not None and done[0].listed.symbol == symbol:
+                        try:
+                            writer.add(done[1].result(), is_current=done[0].is_current)
+                        except (Unavailable, OSError) as error:
+                            unavailable.append(f"{symbol} {done[0].listed.timeframe}: {error}")
+                        done = next(rows, None)
+                    reports.append(writer.end())
+            writer.flush()
         _count(platform, archive_id, run_id)
     if unavailable:
         raise Unavailable(f"{len(unavailable)} model(s) could not be extracted: " + "; ".join(unavailable))
@@ -140,23 +133,101 @@ def _clear_scratch(platform: Platform) -> None:
             log.warning("%s is left over from a stopped run and could not be removed: %s", entry, error)
 
 
-def _stored_rows(platform: Platform, archive_id: str, symbol: str) -> dict[str, dict[str, Any]]:
-    """A symbol's rows by timeframe; written again, they get the stamps of the run that does it."""
-    found = platform.warehouse.rows(
-        "SELECT * FROM extracted_models WHERE archive_id = ? AND symbol = ?", (archive_id, symbol)
-    )
-    return {r["timeframe"]: r for r in found}
+@dataclass(frozen=True)
+class _Wanted:
+    """A model of the archive, with the row that the warehouse has of it."""
+
+    listed: ListedModel
+    stored: Row | None
+    is_current: bool
 
 
-def _is_current(
-    platform: Platform, archive_id: str, archive_sha256: str, model: ListedModel, stored: Mapping[str, Any]
-) -> bool:
-    """Whether reading the model again would give the stored row and a weights file that is there."""
-    digest = _inputs_digest(platform, archive_id, archive_sha256, model, stored["model_version"])
-    if stored["inputs_digest"] != digest:
-        return False
-    weights = platform.settings.data_dir / str(stored["weights_path"])
-    return stored["status"] != "OK" or weights.is_file()
+@dataclass(frozen=True, eq=False)
+class _Source:
+    """An open archive, and the rows of its models."""
+
+    platform: Platform
+    archive_id: str
+    sha256: str
+    archive: ArchiveFile
+
+    def with_stored_rows(self, models: Sequence[ListedModel]) -> list[_Wanted]:
+        """Each model with its stored row and whether it is current."""
+        found = self.platform.warehouse.rows(
+            "SELECT * FROM extracted_models WHERE archive_id = ? AND list_contains(?, symbol)",
+            (self.archive_id, sorted({m.symbol for m in models})),
+        )
+        stored = {(r["symbol"], r["timeframe"]): r for r in found}
+        wanted = []
+        for model in models:
+            row = stored.get((model.symbol, model.timeframe))
+            wanted.append(_Wanted(model, row, row is not None and self._is_current(model, row)))
+        return wanted
+
+    def row_of(self, model: _Wanted, prepare: Callable[[], None]) -> Row:
+        """The model's row: the stored one where it is current, else made anew. Several threads may ask at once.
+
+        Args:
+            model: which.
+            prepare: called before torch is used.
+        """
+        if model.stored is not None and model.is_current:
+            return model.stored
+        prepare()
+        return _model_row(self.platform, self.archive_id, self.sha256, self.archive, model.listed)
+
+    def _is_current(self, model: ListedModel, stored: Mapping[str, Any]) -> bool:
+        """Whether reading the model again would give the stored row and a weights file that is there."""
+        digest = _inputs_digest(self.platform, self.archive_id, self.sha256, model, stored["model_version"])
+        if stored["inputs_digest"] != digest:
+            return False
+        weights = self.platform.settings.data_dir / str(stored["weights_path"])
+        return stored["status"] != "OK" or weights.is_file()
+
+
+class _Writer:
+    """Rows of one archive, kept back and written every few models; a symbol's rows are written together."""
+
+    def __init__(self, platform: Platform, archive_id: str, summary: TrainingSummary, run_id: str) -> None:
+        self._platform = platform
+        self._archive_id = archive_id
+        self._summary = summary
+        self._run_id = run_id
+        self._changes: list[Change] = []
+        self._n_unwritten = 0
+        self._symbol = ""
+        self._rows: list[Row] = []
+        self._n_current = 0
+
+    def begin(self, symbol: str) -> None:
+        """The rows that follow are this symbol's."""
+        self._symbol, self._rows, self._n_current = symbol, [], 0
+
+    def add(self, row: Row, *, is_current: bool) -> None:
+        """One model's row; written again where it was current, it gets the stamps of the run that does it."""
+        self._rows.append(row)
+        self._n_current += is_current
+
+    def end(self) -> SymbolReport:
+        """The symbol is complete."""
+        keys = [{"archive_id": self._archive_id, "symbol": self._symbol}]
+        claims = _claim_rows(self._archive_id, self._symbol, self._summary)
+        self._changes.append(Replace("extracted_models", keys, self._rows))
+        self._changes.append(Replace("training_claims", keys, claims))
+        self._n_unwritten += len(self._rows) - self._n_current
+        if self._n_unwritten >= _MODELS_PER_WRITE:
+            self.flush()
+        problems = (
+            f"{r['timeframe']}: {r['status']}, {r['reason']}" for r in self._rows if r["status"] != "OK"
+        )
+        return SymbolReport(self._symbol, len(self._rows), self._n_current, tuple(problems))
+
+    def flush(self) -> None:
+        """Write what was kept back."""
+        if self._changes:
+            with self._platform.stopwatch.part("writing"):
+                self._platform.warehouse.write(self._changes, run_id=self._run_id, now=self._platform.now())
+        self._changes, self._n_unwritten = [], 0
 
 
 def _inputs_digest(
@@ -226,13 +297,15 @@ def _read_model(platform: Platform, archive_id: str, archive: ArchiveFile, model
     with tempfile.TemporaryDirectory(dir=platform.scratch) as folder:
         # The file's name is ours: nothing of the archive's reaches the disk but the bytes.
         file = Path(folder) / "checkpoint.pt"
-        archive.copy_entry_to(model.entry.entry, file)
+        with platform.stopwatch.part("inflating"):
+            archive.copy_entry_to(model.entry.entry, file)
         try:
-            checkpoint = read_checkpoint(
-                file,
-                allowed_config_prefixes=settings.config_prefixes,
-                default_activation=settings.default_activation,
-            )
+            with platform.stopwatch.part("checkpoint"):
+                checkpoint = read_checkpoint(
+                    file,
+                    allowed_config_prefixes=settings.config_prefixes,
+                    default_activation=settings.default_activation,
+                )
         except Incompatible as error:
             return {**keys, "status": "INCOMPATIBLE", "reason": str(error)}
         except Rejected as error:
@@ -243,7 +316,8 @@ def _read_model(platform: Platform, archive_id: str, archive: ArchiveFile, model
         feature_set, basis = choose_feature_set(platform, spec, archive_id)
     except Rejected as error:
         return {**facts, "status": "INCOMPATIBLE", "reason": str(error)}
-    stored = platform.models.put(checkpoint.tensors, spec)
+    with platform.stopwatch.part("weights"):
+        stored = platform.models.put(checkpoint.tensors, spec)
     return {
         **facts,
         "model_sha256": stored.sha256,

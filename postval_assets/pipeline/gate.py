@@ -13,6 +13,7 @@ from postval_assets.core.gating import gate
 from postval_assets.io.warehouse import Replace
 from postval_assets.pipeline.instants import WANTED, wanted
 from postval_assets.pipeline.platform import Platform, StageReport, SymbolReport
+from postval_assets.pipeline.stopwatch import timed_stage
 
 _MODELS = f"""
 SELECT m.archive_id, m.symbol, m.timeframe, c.fitness_history, c.profit_factor_history, c.consistency_history,
@@ -25,6 +26,7 @@ ORDER BY m.timeframe
 """  # noqa: S608 - constants
 
 
+@timed_stage("gating_scores")
 def gate_models(platform: Platform, archives: Mapping[str, str], *, run_id: str) -> StageReport:
     """Classify every model of these symbols.
 

@@ -22,12 +22,14 @@ from postval_assets.pipeline.market import (
     stored_series,
 )
 from postval_assets.pipeline.platform import Platform, StageReport, SymbolReport
+from postval_assets.pipeline.stopwatch import timed_stage
 from postval_assets.pipeline.topping_up import EMPTY, top_up_bars
 
 # Bars kept back before they are written: bounds memory, and keeps transactions few.
 _ROWS_PER_WRITE = 200_000
 
 
+@timed_stage("bars")
 def load_bars(platform: Platform, symbols: Sequence[str], *, run_id: str) -> StageReport:
     """Bring the bars of these symbols up to what the source has; what is stored stays, new rows are merged.
 

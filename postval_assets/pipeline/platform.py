@@ -6,7 +6,7 @@ Here: putting the adapters together, and the report that a stage returns. Not he
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from postval_assets.io.archive_store import ArchiveStore
 from postval_assets.io.bar_source import BarSource, open_bar_source
 from postval_assets.io.model_store import ModelStore
 from postval_assets.io.warehouse import Warehouse
+from postval_assets.pipeline.stopwatch import Stopwatch
 from postval_assets.settings import Settings
 
 
@@ -61,6 +62,12 @@ class Platform:
     models: ModelStore
     feature_sets: Mapping[str, FeatureSet]
     now: Callable[[], datetime]
+    stopwatch: Stopwatch = field(default_factory=Stopwatch)
+
+    @property
+    def timings(self) -> Path | None:
+        """Where each stage notes its seconds; None for nowhere."""
+        return self.settings.timings
 
     @property
     def replica(self) -> Path:

@@ -18,6 +18,7 @@ from postval_assets.core.walk_forward import FoldOutcome, FoldStatus, summarize
 from postval_assets.io.warehouse import Replace
 from postval_assets.pipeline.instants import NEWEST_UNTIL, WANTED, ModelKey, model_key, wanted
 from postval_assets.pipeline.platform import Platform, StageReport, SymbolReport
+from postval_assets.pipeline.stopwatch import timed_stage
 
 Row = Mapping[str, Any]
 
@@ -67,6 +68,7 @@ class PlanFolds:
         return folds_digest([str(r["inputs_digest"]) for r in self.rows])
 
 
+@timed_stage("walk_forward_summaries")
 def summarize_folds(
     platform: Platform, archives: Mapping[str, str], *, run_id: str, as_of: datetime | None = None
 ) -> StageReport:

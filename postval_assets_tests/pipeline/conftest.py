@@ -27,9 +27,9 @@ from postval_assets.pipeline.evaluation import (
     EvaluationReport,
     evaluate_backtests,
     evaluate_folds,
-    selections_of,
 )
 from postval_assets.pipeline.extraction import extract_models
+from postval_assets.pipeline.fold_jobs import selections_of
 from postval_assets.pipeline.gate import gate_models
 from postval_assets.pipeline.intake_file import take_in
 from postval_assets.pipeline.loading import load_bars

@@ -13,7 +13,8 @@ import pytest
 from postval_assets.core.failures import Unavailable
 from postval_assets.core.features.reference import REFERENCE_59
 from postval_assets.core.folds import PLANS, to_datetime64
-from postval_assets.pipeline.evaluation import FoldSelection, evaluate_backtests, evaluate_folds
+from postval_assets.pipeline.evaluation import evaluate_backtests, evaluate_folds
+from postval_assets.pipeline.fold_jobs import FoldSelection
 from postval_assets_tests.factories import drop_claims, good_claims, make_policy, make_summary
 from postval_assets_tests.pipeline.conftest import (
     BUY,

@@ -12,7 +12,8 @@ import pytest
 
 from postval_assets.core.features.reference import REFERENCE_59
 from postval_assets.core.folds import plan_named
-from postval_assets.pipeline.evaluation import evaluate_backtests, evaluate_folds, selections_of
+from postval_assets.pipeline.evaluation import evaluate_backtests, evaluate_folds
+from postval_assets.pipeline.fold_jobs import selections_of
 from postval_assets.pipeline.instants import NEWEST_UNTIL, newest_instants
 from postval_assets.pipeline.reading import archive_results, undecided_models
 from postval_assets.pipeline.summarizing import stale_summaries, summarize_folds
