@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test up lint sample clean
+.PHONY: help setup demo test bench up lint sample clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
@@ -23,6 +23,9 @@ demo: setup  ## the whole job on the bundled sample, through the real daemon and
 test: setup  ## all tests
 	$(BIN)/python -m pytest
 
+bench: setup  ## all benchmarks (35 GB of disk); BENCH="--only engine,peers" for some (docs/benchmarks.md)
+	$(BIN)/python -m postval_assets_tests.bench $(BENCH)
+
 up: setup  ## web UI, daemon and sensors on http://127.0.0.1:3000
 	$(BIN)/postval up
 
@@ -35,4 +38,4 @@ sample: setup  ## make data/sample again
 	$(BIN)/python -m postval_assets.trainer.make_sample --out data/sample
 
 clean:  ## remove the environment and caches; data stays
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) .venv-bench .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
