@@ -9,14 +9,13 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import math
 import os
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -35,6 +34,7 @@ from postval_assets.core.gating import THRESHOLD_SETS, MetricLimits, Thresholds
 from postval_assets.core.instruments import AssetClass, Timeframe, parse_symbol
 from postval_assets.core.model_spec import ACTIVATIONS
 from postval_assets.core.walk_forward import GradeLimits
+from postval_assets.settings_tables import QualityTable, ThresholdTable
 
 # Variables that are read elsewhere than in a field of Settings.
 _OTHER_VARIABLES = frozenset({"POSTVAL_SETTINGS_FILE"})
@@ -42,45 +42,6 @@ _OTHER_VARIABLES = frozenset({"POSTVAL_SETTINGS_FILE"})
 _ALPACA_VARIABLES = ("APCA_API_KEY_ID", "APCA_API_SECRET_KEY", "ALPACA_KEYS_FILE")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-
-
-class LimitTable(BaseModel):
-    """Limits of the four metrics."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    fitness: float
-    profit_factor: float
-    consistency: float
-    max_drawdown: float
-
-
-class ThresholdTable(BaseModel):
-    """A user's own gating thresholds in postval.toml: ``[thresholds.NAME]``."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    approve: LimitTable
-    review: LimitTable
-
-
-class QualityTable(BaseModel):
-    """A user's own limits of one check of bars in postval.toml: ``[quality.CHECK]``; ``inf`` is never."""
-
-    # Settings travel to Dagster's resource as JSON, which has no infinity of its own.
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
-
-    warn: float | None = Field(None, ge=0)
-    error: float | None = Field(None, ge=0)
-
-    def over(self, default: QualityLimit) -> QualityLimit:
-        """The limits in force: what is given, else the default."""
-        chosen = (
-            default.warn if self.warn is None else self.warn,
-            default.error if self.error is None else self.error,
-        )
-        warn, error = (None if limit is not None and math.isinf(limit) else limit for limit in chosen)
-        return QualityLimit(warn, error)
 
 
 class Settings(BaseSettings):

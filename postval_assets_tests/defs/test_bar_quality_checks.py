@@ -7,7 +7,7 @@ from pathlib import Path
 import dagster as dg
 
 from postval_assets.core.bar_quality import Check
-from postval_assets.settings import QualityTable
+from postval_assets.settings_tables import QualityTable
 from postval_assets_tests.defs.conftest import Home, archive_of, step_failures
 
 # The sample's BTCUSD has a step of 14.6 sd among its recent bars, AAPL none above 12.5.
