@@ -6,6 +6,7 @@ untrusted bytes (torch_file.py), finding layers (model_spec.py), matching featur
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -47,7 +48,10 @@ __all__ = [
 ]
 
 MAX_PARAMETERS = 200_000_000
+# A layer has two, and no trainer stacks hundreds.
+_MAX_TENSORS = 1_000
 _MAX_WINDOW = 10_000
+_MAX_NUMBER = 2**31
 _MAX_TEXT = 200
 
 _ACTIVATION_SPELLINGS = {name.replace("_", ""): name for name in ACTIVATIONS} | {"swish": "silu"}
@@ -95,15 +99,19 @@ def read_checkpoint(
     if assumed is None:
         raise ValueError(f"default activation {default_activation!r} is not one of {', '.join(ACTIVATIONS)}")
     content = load_torch_file(path, allowed_config_prefixes)
-    policy, n_parameters = _policy_tensors(content.get("policy_state_dict"), max_parameters)
-    layers = discover_layers(policy)
+    policy = _policy_tensors(content.get("policy_state_dict"), max_parameters)
+    # By the shapes alone: nothing is copied of a network that does not fit.
+    layers = discover_layers(
+        {name: np.broadcast_to(np.float32(0.0), tuple(tensor.shape)) for name, tensor in policy.items()}
+    )
     notes: list[str] = []
     obs_dim, n_actions = layers[0].n_in, layers[-1].n_out
-    window = _stated_int(content, "window") or DEFAULT_WINDOW
+    stated_window = _stated_int(content, "window")
+    window = DEFAULT_WINDOW if stated_window is None else stated_window
     version, basis, layout = _version(content, obs_dim, n_actions, window, notes)
     activation = _stated_activation(content)
     train_start, train_end, window_notes = training_window(
-        content.get("train_start"), content.get("train_end")
+        _plain(content.get("train_start")), _plain(content.get("train_end"))
     )
     spec = ModelSpec(
         model_version=version,
@@ -117,7 +125,7 @@ def read_checkpoint(
         activation_basis=ActivationBasis.NAMED if activation else ActivationBasis.ASSUMED,
         layers=layers,
         account_features=layout.account_features,
-        n_parameters=n_parameters,
+        n_parameters=sum(tensor.numel() for tensor in policy.values()),
         global_step=_global_step(content.get("global_step")),
         feature_set=_stated_text(content, "feature_set"),
         feature_names=_feature_names(content.get("feature_names"), layout),
@@ -127,26 +135,34 @@ def read_checkpoint(
         action_meanings=_action_meanings(content.get("action_meanings"), n_actions),
     )
     actor = {key for layer in layers for key in (layer.weight_key, layer.bias_key) if key}
-    return Checkpoint(
-        spec=spec,
-        tensors={key: array for key, array in policy.items() if key in actor},
-        notes=(*notes, *window_notes),
-    )
+    tensors: dict[str, Float32] = {}
+    for name, tensor in policy.items():
+        array = _array(name, tensor)
+        if name in actor:
+            tensors[name] = array
+    return Checkpoint(spec=spec, tensors=tensors, notes=(*notes, *window_notes))
 
 
-def _policy_tensors(state: object, max_parameters: int) -> tuple[dict[str, Float32], int]:
-    """The policy's arrays, checked and copied, by their names without wrappers, and how many numbers."""
+def _policy_tensors(state: object, max_parameters: int) -> dict[str, torch.Tensor]:
+    """The policy's tensors by their names without wrappers, each of a kind that can be copied."""
     import torch
 
     if not isinstance(state, dict) or not state:
         raise Rejected(
             "the checkpoint has no policy_state_dict; expected a dict with the network's weights under it"
         )
+    if len(state) > _MAX_TENSORS:
+        raise Rejected(f"the policy has {len(state)} tensors; at most {_MAX_TENSORS} are read")
     named: dict[str, torch.Tensor] = {}
-    for key, tensor in state.items():
+    # Not by the object's own method, which a file might have put something before.
+    for key, tensor in dict.items(state):
         if not isinstance(key, str) or not isinstance(tensor, torch.Tensor):
             raise Rejected(
                 f"policy_state_dict[{_shown(key)}] is a {type(tensor).__name__}; expected tensors by name"
+            )
+        if not key.isprintable() or len(key) > _MAX_TEXT:
+            raise Rejected(
+                f"policy_state_dict[{_shown(key)}]: expected a name of at most {_MAX_TEXT} printable characters"
             )
         name = _WRAPPERS.sub("", key, count=1) if _WRAPPERS.match(key) else key
         if name in named:
@@ -157,20 +173,48 @@ def _policy_tensors(state: object, max_parameters: int) -> tuple[dict[str, Float
     n_parameters = sum(tensor.numel() for tensor in named.values())
     if n_parameters > max_parameters:
         raise Rejected(f"the policy has {n_parameters} parameters; at most {max_parameters} are read")
-    return {name: _array(name, tensor) for name, tensor in named.items()}, n_parameters
+    for name, tensor in named.items():
+        _check_kind(_shown(name), tensor)
+    _check_apart(named)
+    return named
 
 
-def _array(name: str, tensor: torch.Tensor) -> Float32:
-    """An owned float32 copy of a plain dense tensor."""
+def _check_apart(named: Mapping[str, torch.Tensor]) -> None:
+    """No two share memory, unless they are one tensor under two names."""
+    places = sorted(
+        (
+            tensor.data_ptr(),
+            tensor.data_ptr() + tensor.numel() * tensor.element_size(),
+            tuple(tensor.shape),
+            name,
+        )
+        for name, tensor in named.items()
+        if tensor.numel()
+    )
+    for (start, end, shape, name), (other_start, other_end, other_shape, other) in itertools.pairwise(places):
+        if other_start < end and (start, end, shape) != (other_start, other_end, other_shape):
+            raise Rejected(
+                f"{_shown(name)} and {_shown(other)} share memory; expected each weight to have its own"
+            )
+
+
+def _check_kind(shown: str, tensor: torch.Tensor) -> None:
+    """Whether it is a plain dense tensor of floating numbers; nothing of it is read."""
     import torch
 
-    shown = _shown(name)
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
         raise Rejected(f"{shown} is a sparse, quantized or empty-device tensor; expected a dense one")
     if tensor.dtype not in {torch.float32, torch.float16, torch.bfloat16, torch.float64}:
         raise Incompatible(f"{shown} has type {tensor.dtype}; expected float32, float16, bfloat16 or float64")
     if not _is_dense(tuple(tensor.shape), tensor.stride()):
         raise Rejected(f"{shown} repeats or skips memory; expected a dense tensor")
+
+
+def _array(name: str, tensor: torch.Tensor) -> Float32:
+    """An owned float32 copy of finite numbers."""
+    import torch
+
+    shown = _shown(name)
     # A float64 beyond float32 becomes infinite here, and is found below.
     array = np.array(tensor.detach().to(torch.float32).numpy(), order="C", copy=True)
     n_bad = int(array.size - np.count_nonzero(np.isfinite(array)))
@@ -272,6 +316,10 @@ def _stated_int(content: Mapping[Any, Any], key: str) -> int | None:
         return None
     if isinstance(value, bool) or not isinstance(value, int):
         raise Incompatible(f"{key} is {_shown(value)}; expected a whole number")
+    if not -_MAX_NUMBER < value < _MAX_NUMBER:
+        raise Incompatible(
+            f"{key} is a number of {value.bit_length()} bits; expected one below {_MAX_NUMBER}"
+        )
     return value
 
 
@@ -323,7 +371,10 @@ def _action_meanings(value: object, n_actions: int) -> tuple[str, ...] | None:
         value = [value.get(index, value.get(str(index))) for index in range(n_actions)]
     if not isinstance(value, list | tuple) or len(value) != n_actions:
         return None
-    meanings = tuple(word if isinstance(word, str) else "" for word in value)
+    meanings = tuple(
+        word if isinstance(word, str) and word.isprintable() and len(word) <= _MAX_TEXT else ""
+        for word in value
+    )
     n_sizes = (n_actions - 1) // 2
     order = ("HOLD", *("BUY",) * n_sizes, *("SELL",) * n_sizes)
     for index, (word, expected) in enumerate(zip(meanings, order, strict=True)):
@@ -332,7 +383,12 @@ def _action_meanings(value: object, n_actions: int) -> tuple[str, ...] | None:
             raise Incompatible(
                 f"action {index} is called {_shown(word)}; expected {expected}: {', '.join(order)}"
             )
-    return tuple(word[:_MAX_TEXT] for word in meanings)
+    return meanings
+
+
+def _plain(value: object) -> object:
+    """A value of which the text is short to make; of anything else, its kind in words."""
+    return value if isinstance(value, str | int | float) or value is None else _shown(value)
 
 
 def _shown(value: object) -> str:

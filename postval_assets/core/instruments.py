@@ -15,6 +15,10 @@ from postval_assets.core.failures import Rejected
 
 # Symbols appear in partition keys ("365d-01|AAPL"), file names, queries and pages: only what is harmless there.
 _SYMBOL = re.compile(r"[A-Z0-9]{1,15}(\.[A-Z0-9]{1,4})?\Z")
+# Names that Windows keeps for devices, whatever follows after a dot; CON itself is a traded stock.
+_DEVICE = re.compile(r"(CON|PRN|AUX|NUL|CONIN\$|CONOUT\$|(COM|LPT)[0-9])[ ]*(\.|:|\Z)", re.IGNORECASE)
+_NOT_IN_SYMBOLS = re.compile(r"[^A-Za-z0-9._ -]")
+_MAX_SHOWN = 40
 _CRYPTO = re.compile(r"[A-Z0-9]{3,}(USD|USDT|USDC)\Z")
 # What a pair's price is in, as its symbol ends. The first that fits counts: BTCUSDT is BTC/USDT, USDCUSD is USDC/USD.
 # BTC comes last, because only an exception in the settings makes a symbol such as ETHBTC a pair.
@@ -63,17 +67,28 @@ def parse_symbol(text: str) -> str:
     """The one spelling of a symbol inside postval: upper case, no slash (``BTC/USD`` becomes ``BTCUSD``).
 
     Raises:
-        Rejected: for anything that is not 1 to 15 of A-Z and 0-9, with an optional share class (``BRK.B``).
+        Rejected: for anything that is not 1 to 15 of A-Z and 0-9, with an optional share class (``BRK.B``), and for a
+            share class of a device of Windows (``NUL.A``), which no disk there could keep a file of.
     """
     if isinstance(text, str) and text.count("/") <= 1:
         symbol = text.replace("/", "")
-        if _SYMBOL.match(symbol):
+        if _SYMBOL.match(symbol) and not ("." in symbol and is_device_name(symbol)):
             return symbol
-    shown = ascii(text)[:60]
+    shown = ascii(text[:60])[:60] if isinstance(text, str) else f"of type {type(text).__name__}"
     raise Rejected(
         f"symbol {shown} is not usable: expected 1 to 15 of A-Z and 0-9, "
         "optionally a share class after a dot, such as AAPL, BRK.B, BTCUSD or BTC/USD"
     )
+
+
+def symbol_as_text(text: str) -> str:
+    """What should have been a symbol, short and harmless: it stands in the place of one in tables, pages and logs."""
+    return _NOT_IN_SYMBOLS.sub("?", text[:_MAX_SHOWN]).strip() or "?"
+
+
+def is_device_name(file_name: str) -> bool:
+    """Whether Windows would open a device for a file of that name: ``CON``, ``NUL.pt``, ``COM1.A_1Hour.pt``."""
+    return _DEVICE.match(file_name) is not None
 
 
 def alpaca_symbol(symbol: str, asset_class: AssetClass) -> str:
@@ -103,7 +118,8 @@ def parse_timeframe(text: str) -> Timeframe:
         return Timeframe(text)
     except ValueError:
         names = ", ".join(t.value for t in Timeframe)
-        raise Rejected(f"timeframe {ascii(text)[:40]} is unknown: expected one of {names}") from None
+        shown = ascii(text[:40])[:40] if isinstance(text, str) else f"of type {type(text).__name__}"
+        raise Rejected(f"timeframe {shown} is unknown: expected one of {names}") from None
 
 
 def asset_class_of(symbol: str, exceptions: Mapping[str, AssetClass] | None = None) -> AssetClass:

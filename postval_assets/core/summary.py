@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
@@ -17,7 +18,7 @@ from types import MappingProxyType
 from typing import Any
 
 from postval_assets.core.failures import Rejected
-from postval_assets.core.instruments import Timeframe, parse_symbol, parse_timeframe
+from postval_assets.core.instruments import Timeframe, parse_symbol, parse_timeframe, symbol_as_text
 
 METRICS = ("fitness_score", "profit_factor", "consistency", "max_drawdown")
 _FRACTIONS = ("consistency", "max_drawdown")
@@ -28,13 +29,16 @@ _METADATA = frozenset(
 )
 _DEFAULT_TIMEFRAME = Timeframe.HOUR_1
 _MAX_DEPTH = 32
+# The limits of an archive of the default size; who reads a real one passes what its settings say.
+_MAX_MODELS = 2_000
+_MAX_VALUES = 2**20
 # More of anything counted than any training has; the 32-bit columns that it goes to hold it.
 _MOST = 10_000_000
 _MOST_UPDATES = 2**31 - 1
 # Metrics are compared after rounding to 6 decimals; a float32 of 1 may be a hair above it.
 _DECIMALS = 6
 
-_STRUCTURE = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}]', re.DOTALL)
+_STRUCTURE = re.compile(r'"[^"]*"|[\[\]{}]')
 _EXPECTED = (
     'expected {"symbols": {"AAPL": {"metrics": {"fitness_score": [...], "profit_factor": [...], '
     '"consistency": [...], "max_drawdown": [...]}}}}, the map also under "results" or "models" or at the top '
@@ -92,19 +96,30 @@ class TrainingSummary:
     notes: tuple[str, ...]
 
 
-def parse_summary(data: bytes) -> TrainingSummary:
+def parse_summary(
+    data: bytes, *, max_models: int = _MAX_MODELS, max_values: int = _MAX_VALUES
+) -> TrainingSummary:
     """Read a summary of any accepted shape.
 
+    Args:
+        data: the file's bytes.
+        max_models: that it may speak of: each becomes a row, and its symbol a partition.
+        max_values: numbers, texts, lists and objects in it; counted before any is made.
+
     Raises:
-        Rejected: not JSON, nested too deeply, a key twice in one object, or no metrics per symbol to be
-        found.
+        Rejected: not JSON, nested too deeply, a key twice in one object, too many values or models, or no metrics
+        per symbol to be found.
     """
-    top = _decoded(data)
+    top = _decoded(data, max_values)
     fields: dict[str, Any] = top if isinstance(top, dict) else {}
     notes: list[str] = []
     claims: dict[tuple[str, Timeframe], TrainingClaims] = {}
     unusable: list[tuple[str, str]] = []
-    for shown, name, entry in _entries(top):
+    for number, (shown, name, entry) in enumerate(_entries(top), start=1):
+        if number > max_models:
+            raise Rejected(
+                f"the training summary speaks of more than {max_models} models; at most so many are read"
+            )
         try:
             claim = _claims_of(name, entry)
         except Rejected as error:
@@ -182,10 +197,10 @@ def _moment(text: str, time_of_date: time) -> datetime:
     return datetime.combine(day, time_of_date)
 
 
-def _decoded(data: bytes) -> Any:
+def _decoded(data: bytes, max_values: int) -> Any:
     try:
         text = data.decode("utf-8-sig")
-        _check_depth(text)
+        _check_shape(text, max_values)
         return json.loads(text, object_pairs_hook=_unique_keys)
     except UnicodeDecodeError as error:
         raise Rejected(
@@ -193,20 +208,39 @@ def _decoded(data: bytes) -> Any:
         ) from error
     except RecursionError as error:
         raise Rejected(f"the training summary is nested too deeply; {_EXPECTED}") from error
-    except ValueError as error:
+    except json.JSONDecodeError as error:
         raise Rejected(
             f"the training summary is not JSON: {ascii(str(error))[1:-1][:120]}; {_EXPECTED}"
         ) from error
+    except ValueError as error:
+        # The interpreter's own limit of what it makes a whole number of.
+        raise Rejected(
+            "the training summary has a number of too many digits; expected whole numbers of at most "
+            f"{sys.get_int_max_str_digits()} digits"
+        ) from error
 
 
-def _check_depth(text: str) -> None:
+def _check_shape(text: str, max_values: int) -> None:
+    """Refuse what would cost too much once it is read; takes time in proportion to the text's length."""
+    n_values = sum(map(text.count, ",[{")) + text.count('"') // 2
+    if n_values > max_values:
+        raise Rejected(
+            f"the training summary has about {n_values} values; at most {max_values} are read "
+            "(the setting max_summary_mb raises both this and the size)"
+        )
+    # Without escapes a text ends at the next quote, and no search starts over. Backslashes outside of a text are no
+    # JSON, which is told when it is read.
+    plain = text.replace("\\\\", "").replace('\\"', "")
     depth = 0
-    for match in _STRUCTURE.finditer(text):
+    for match in _STRUCTURE.finditer(plain):
         mark = match[0]
         if mark in "[{":
             depth += 1
         elif mark in "]}":
             depth -= 1
+        if depth < 0:
+            # No JSON either.
+            return
         if depth > _MAX_DEPTH:
             raise Rejected(f"the training summary is nested more than {_MAX_DEPTH} deep; {_EXPECTED}")
 
@@ -243,11 +277,11 @@ def _entries(top: Any) -> Iterator[tuple[str, object, object]]:
         raise Rejected(f"the training summary has no metrics per symbol; {_EXPECTED}")
     if isinstance(found, dict):
         for key, value in found.items():
-            yield _plain(key), key, value
+            yield symbol_as_text(key), key, value
         return
     for position, value in enumerate(found):
         name = value.get("symbol") if isinstance(value, dict) else None
-        yield _plain(name) if isinstance(name, str) else f"entry {position} of {where}", name, value
+        yield symbol_as_text(name) if isinstance(name, str) else f"entry {position} of {where}", name, value
 
 
 def _models_at_top(top: Mapping[str, Any]) -> dict[str, Any]:
@@ -376,10 +410,6 @@ def _whole_number(fields: Mapping[str, Any], key: str, least: int, most: int, no
             f"{key} is {_shown(value)}: treated as unknown; expected a whole number from {least} to {most}"
         )
     return None
-
-
-def _plain(text: str) -> str:
-    return ascii(text)[1:-1][:60]
 
 
 def _shown(value: object) -> str:

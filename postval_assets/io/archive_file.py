@@ -1,12 +1,14 @@
 """One zip file, opened without trusting it.
 
-Here: its directory and bounded reads of single entries. Not here: which entries count (core/archive.py).
-Nothing is ever written to a name that an archive chose.
+Here: its directory and bounded reads of single entries. Not here: where what lies in it (zip_layout.py), or which
+entries count (core/archive.py). Nothing is ever written to a name that an archive chose.
 """
 
 from __future__ import annotations
 
+import copy
 import errno
+import stat
 import struct
 import zipfile
 import zlib
@@ -18,16 +20,24 @@ from typing import BinaryIO
 
 from postval_assets.core.archive import ArchiveEntry, ArchiveLimits, ArchivePlan, plan_archive, shown
 from postval_assets.core.failures import Rejected, Unavailable
+from postval_assets.core.summary import TrainingSummary, parse_summary
+from postval_assets.io.zip_layout import (
+    check_directory,
+    ends_of_entries,
+    find_directory,
+    own_header_problem,
+)
 
 _CHUNK_BYTES = 2**20
-# A line of the directory: 46 bytes, a name and extra fields. Bounds what opening a hostile file costs.
-_DIRECTORY_BYTES_PER_ENTRY = 1_024
+# Bits of an entry's flags: encrypted, strongly encrypted, directory encrypted.
+_ENCRYPTED = 0x1 | 0x40 | 0x2000
 _DAMAGED = (
     zipfile.BadZipFile,
     zlib.error,
     EOFError,
     NotImplementedError,
     RuntimeError,
+    OverflowError,
     ValueError,
     struct.error,
 )
@@ -49,6 +59,21 @@ class ArchiveFile:
     path: Path
     plan: ArchivePlan
     _container: zipfile.ZipFile
+    _limits: ArchiveLimits
+    _ends: tuple[int, ...]
+
+    def summary(self) -> TrainingSummary:
+        """The training summary, read within the archive's limits.
+
+        Raises:
+            Damaged: its bytes, length or checksum are not what the directory says.
+            Rejected: they are, and are no training summary.
+            Unavailable: the disk refused.
+        """
+        limits = self._limits
+        return parse_summary(
+            self.read_summary(), max_models=limits.max_claims, max_values=limits.max_summary_values
+        )
 
     def read_summary(self) -> bytes:
         """The training summary's bytes.
@@ -81,8 +106,17 @@ class ArchiveFile:
     def _chunks(self, entry: ArchiveEntry) -> Iterator[bytes]:
         """The entry's bytes; at the end its length and checksum are those that the directory declares."""
         n_bytes = 0
+        info = self._container.infolist()[entry.position]
         try:
-            with self._container.open(self._container.infolist()[entry.position]) as stream:
+            # A handle of its own: other threads read other entries through the container's.
+            with self.path.open("rb") as file:
+                problem = own_header_problem(file, info, self._ends[entry.position])
+            if problem is not None:
+                raise zipfile.BadZipFile(problem)
+            # zipfile stops at the size that it is told; asked for one byte more, it shows what would follow.
+            asked = copy.copy(info)
+            asked.file_size = entry.size_bytes + 1
+            with self._container.open(asked) as stream:
                 while chunk := stream.read(_CHUNK_BYTES):
                     n_bytes += len(chunk)
                     if n_bytes > entry.size_bytes:
@@ -113,58 +147,52 @@ def open_archive(path: Path, limits: ArchiveLimits) -> Iterator[ArchiveFile]:
     except OSError as error:
         raise Unavailable(f"{path} could not be opened: {error}") from error
     with file:
-        container, size_bytes = _container(path, file, limits)
+        container, ends = _container(path, file, limits)
         with container:
-            entries = _entries(container)
-            if sum(entry.compressed_bytes for entry in entries) > size_bytes:
-                raise Rejected(f"the entries of {path.name} overlap: together they are larger than the file")
-            yield ArchiveFile(path, plan_archive(entries, limits), container)
+            plan = plan_archive(_entries(container), limits)
+            yield ArchiveFile(path, plan, container, limits, ends)
 
 
-def _container(path: Path, file: BinaryIO, limits: ArchiveLimits) -> tuple[zipfile.ZipFile, int]:
+def _container(path: Path, file: BinaryIO, limits: ArchiveLimits) -> tuple[zipfile.ZipFile, tuple[int, ...]]:
+    """The archive by its directory, and where the bytes of each entry end at the latest."""
     try:
         size_bytes = file.seek(0, 2)
-        directory_bytes = _directory_bytes(file, size_bytes)
-        if directory_bytes > limits.max_entries * _DIRECTORY_BYTES_PER_ENTRY:
+        if size_bytes > limits.max_total_bytes:
             raise Rejected(
-                f"the directory of {path.name} takes {directory_bytes} bytes; "
-                f"at most {limits.max_entries} entries are read"
+                f"{path.name} has {size_bytes} bytes; at most {limits.max_total_bytes} are read (max_archive_gb)"
             )
-        return zipfile.ZipFile(file), size_bytes
+        directory = find_directory(file, size_bytes, limits.max_entries, path.name)
+        check_directory(file, directory, path.name)
+        container = zipfile.ZipFile(file)
+        found = container.infolist()
+        if len(found) != directory.n_entries:
+            raise zipfile.BadZipFile(f"{directory.n_entries} entries are announced, {len(found)} are there")
+        return container, ends_of_entries(found, directory, path.name)
     except _DAMAGED as error:
         raise Damaged(f"{path.name} is not a complete zip file: {_said(error)}") from error
     except OSError as error:
         raise _unread(path, error) from error
 
 
-def _directory_bytes(file: BinaryIO, size_bytes: int) -> int:
-    """The directory's size by the end record, which zipfile would read into memory whole."""
-    tail_bytes = min(size_bytes, 22 + 65_535 + 20 + 56)
-    file.seek(size_bytes - tail_bytes)
-    tail = file.read(tail_bytes)
-    end = tail.rfind(b"PK\x05\x06")
-    if end < 0 or len(tail) - end < 22:
-        raise zipfile.BadZipFile("there is no end of a directory")
-    directory_bytes: int = struct.unpack_from("<I", tail, end + 12)[0]
-    # zipfile follows a 64-bit end record wherever its locator stands right before the end.
-    large = end - 20 - 56
-    if large >= 0 and tail[end - 20 : end - 16] == b"PK\x06\x07" and tail[large : large + 4] == b"PK\x06\x06":
-        directory_bytes = max(directory_bytes % 0xFFFFFFFF, struct.unpack_from("<Q", tail, large + 40)[0])
-    return directory_bytes
-
-
 def _entries(container: zipfile.ZipFile) -> list[ArchiveEntry]:
     return [
         ArchiveEntry(
-            name=info.filename,
+            # As it is written: zipfile cuts its own at a NUL, and newer versions take another name from a field.
+            name=info.orig_filename,
             size_bytes=info.file_size,
             compressed_bytes=info.compress_size,
             compression=info.compress_type,
-            encrypted=bool(info.flag_bits & 1),
+            encrypted=bool(info.flag_bits & _ENCRYPTED),
+            is_plain=_is_plain(info),
             position=position,
         )
         for position, info in enumerate(container.infolist())
     ]
+
+
+def _is_plain(info: zipfile.ZipInfo) -> bool:
+    """Whether an entry is a file's content: unpacked, others would be links, devices or pipes."""
+    return stat.S_IFMT(info.external_attr >> 16) in (0, stat.S_IFREG)
 
 
 def _unread(path: Path, error: OSError) -> Damaged | Unavailable:

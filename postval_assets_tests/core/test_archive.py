@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from postval_assets.core.archive import ArchiveEntry, ArchiveLimits, archive_id, plan_archive, trained_at
+from postval_assets.core.archive import (
+    ArchiveEntry,
+    ArchiveLimits,
+    archive_id,
+    plan_archive,
+    require_past,
+    trained_at,
+)
 from postval_assets.core.failures import Rejected
 
 LIMITS = ArchiveLimits()
@@ -74,10 +81,20 @@ def test_anything_else_is_ignored():
         ([MODEL, SUMMARY, SUMMARY], ["2 training summaries"]),
         ([f"a/b/{MODEL}", f"a/b/{SUMMARY}"], [f"a/b/{SUMMARY}", "wrong place"]),
         ([f"a/{MODEL}", SUMMARY], [f"a/{MODEL}", "not beside"]),
-        ([f"../{MODEL}", f"../{SUMMARY}"], ["no training summary"]),
-        ([f"/{MODEL}", f"/{SUMMARY}"], ["no training summary"]),
+        ([f"./{MODEL}", f"./{SUMMARY}"], ["no training summary", "wrong place"]),
+        ([f"<b>/{MODEL}", f"<b>/{SUMMARY}"], ["no training summary", "folder of a plain name"]),
+        ([SUMMARY, MODEL, "../x.txt"], ["leads to a parent folder, ../x.txt", "expected names below"]),
+        ([SUMMARY, MODEL, "a/. ./x.txt"], ["leads to a parent folder, a/. ./x.txt"]),
+        ([SUMMARY, MODEL, "/x.txt"], ["is absolute, /x.txt"]),
+        ([SUMMARY, MODEL, "\\\\server\\x.txt"], ["is absolute"]),
+        ([SUMMARY, MODEL, "c:x.txt"], ["names a drive, c:x.txt"]),
+        ([SUMMARY, f"{MODEL}\0.txt"], ["holds a NUL"]),
+        ([MODEL, entry(SUMMARY, is_plain=False)], ["is a link"]),
         ([MODEL, entry(SUMMARY, encrypted=True)], ["encrypted"]),
-        ([MODEL, entry(SUMMARY, size=65 * 2**20, compressed=2**20)], ["unpacks to", "at most"]),
+        (
+            [MODEL, entry(SUMMARY, size=2**24 + 1, compressed=2**20)],
+            ["unpacks to 16777217", "at most 16777216"],
+        ),
         ([MODEL, entry(SUMMARY, size=2**21, compressed=100)], ["times its size"]),
     ],
 )
@@ -119,6 +136,10 @@ def test_the_default_limits_fit_500_production_models():
         ("models/rl_symbols/A.._1Hour.pt", "symbol"),
         ("models/rl_symbols/AAPL_3Hour.pt", "timeframe"),
         ("models/rl_symbols/AAPL_best_1Hour.pt", "symbol"),
+        ("models/rl_symbols/AAPL_1Hour.PT", "ends in '.PT'"),
+        ("models/rl_symbols/AAPL_1Hour.pt. ", "ends in '.pt. '"),
+        ("Models/rl_symbols./AAPL_1Hour.pt", "it is in Models/rl_symbols."),
+        (entry("models/rl_symbols/AAPL_1Hour.pt", is_plain=False), "is a link"),
         (entry("models/rl_symbols/AAPL_1Hour.pt", size=3 * 2**30, compressed=2**30), "unpacks to"),
         (entry("models/rl_symbols/AAPL_1Hour.pt", encrypted=True), "encrypted"),
         (entry("models/rl_symbols/AAPL_1Hour.pt", compression=12), "compression method 12"),
@@ -137,6 +158,33 @@ def test_what_concerns_one_model_leaves_the_others(bad, said):
         assert rejected.name == (bad if isinstance(bad, str) else bad.name)
         named = (None, None) if said in {"symbol", "timeframe"} else ("AAPL", "1Hour")
         assert (rejected.symbol, rejected.timeframe) == named
+
+
+def test_a_model_may_have_the_symbol_of_a_device_but_no_file_may_be_one():
+    found = plan(SUMMARY, "models/rl_symbols/CON_1Hour.pt", "models/rl_symbols/PRN.pt")
+    assert [m.symbol for m in found.models] == ["CON"]
+    (rejected,) = found.rejected
+    assert (rejected.symbol, rejected.timeframe) == ("PRN", "1Hour")
+    assert "PRN.pt is the name of a device on Windows; expected SYMBOL_TIMEFRAME.pt" in rejected.reason
+
+
+def test_a_model_that_is_there_by_two_names_on_some_disk_is_named_once_for_each():
+    found = plan(SUMMARY, MODEL, "models/rl_symbols/UNIUSD_1Hour.PT")
+    assert [(r.symbol, r.timeframe) for r in found.rejected] == [("UNIUSD", "1Hour")]
+
+
+def test_the_summary_s_limits_follow_from_the_archive_s():
+    limits = ArchiveLimits(max_models=10, max_summary_bytes=2**20)
+    assert (limits.max_claims, limits.max_summary_values) == (40, 2**16)
+    # 500 models with 4 metrics of 500 validations each.
+    assert ArchiveLimits().max_summary_values > 500 * 4 * 500
+
+
+def test_a_reason_names_only_some_of_many():
+    found = plan(SUMMARY, MODEL, *["models/rl_symbols/AAPL.pt"] * 400)
+    assert len(found.rejected) == 400
+    assert all("400 times" in r.reason and "and 397 more" in r.reason for r in found.rejected)
+    assert all(len(r.reason) < 300 for r in found.rejected)
 
 
 def test_the_same_model_twice_rejects_both_and_names_both():
@@ -170,6 +218,7 @@ def test_every_model_beside_the_summary_is_taken_or_rejected_exactly_once(names,
     except Rejected:
         return
     normal = [name.replace("\\", "/") for name in names]
+    assert not any(name.startswith("../") for name in normal), "an archive of such names is refused"
     beside = [
         name
         for name in normal
@@ -215,3 +264,11 @@ def test_an_archive_without_a_real_date_is_rejected(summary, zip_name):
 def test_the_id_is_a_time_in_utc():
     assert trained_at("20241226_211819") == datetime(2024, 12, 26, 21, 18, 19, tzinfo=UTC)
     assert trained_at("20241226_211819-0a1b2c3d") == datetime(2024, 12, 26, 21, 18, 19, tzinfo=UTC)
+
+
+def test_an_archive_of_a_far_future_is_refused_and_a_wrong_clock_forgiven():
+    now = datetime(2025, 3, 1, tzinfo=UTC)
+    require_past("20240101_000000", now)
+    require_past("20250401_000000", now)
+    with pytest.raises(Rejected, match=r"trained on 9999-12-31, and it is 2025-03-01: expected"):
+        require_past("99991231_235959", now)

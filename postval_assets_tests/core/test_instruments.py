@@ -13,6 +13,7 @@ from postval_assets.core.instruments import (
     asset_class_of,
     parse_symbol,
     parse_timeframe,
+    symbol_as_text,
 )
 
 
@@ -26,6 +27,8 @@ from postval_assets.core.instruments import (
         ("BTC/USD", "BTCUSD"),
         ("1INCHUSDT", "1INCHUSDT"),
         ("ABCDEFGHIJKLMNO", "ABCDEFGHIJKLMNO"),
+        ("CON", "CON"),
+        ("CONX.A", "CONX.A"),
     ],
 )
 def test_symbols_have_one_spelling(text: str, symbol: str) -> None:
@@ -51,6 +54,7 @@ def test_symbols_have_one_spelling(text: str, symbol: str) -> None:
             "../A",
             "A\\B",
         ),
+        *("NUL.A", "CON.B", "COM1.X", "LPT9.A"),
         *("ABCDEFGHIJKLMNOP", "ÄPPL", "A'B", "A;B", "A B", "<A>", "A_1Hour", "\u0661", "\u0130"),
     ],
 )
@@ -64,6 +68,22 @@ def test_what_could_break_a_key_a_path_or_a_query_is_no_symbol(text: str) -> Non
 def test_what_is_no_text_is_no_symbol(thing: object) -> None:
     with pytest.raises(Rejected):
         parse_symbol(thing)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("AAPL", "AAPL"),
+        ("AAPL_best-2.x", "AAPL_best-2.x"),
+        ("../../etc", "..?..?etc"),
+        ("<b>\x1b[2J\u202e'", "?b???2J??"),
+        ("", "?"),
+        ("  ", "?"),
+        ("A" * 99, "A" * 40),
+    ],
+)
+def test_what_stands_for_a_symbol_is_short_and_harmless(text: str, shown: str) -> None:
+    assert symbol_as_text(text) == shown
 
 
 @given(st.text(max_size=20))

@@ -172,7 +172,7 @@ def test_unusable_symbols_are_recorded():
     entries = {name: good_claims() for name in ("AAPL", "a|b", "uniusd", "AAPL_best", "AAPL_2Min")}
     summary = parse({"symbols": entries})
     assert set(summary.claims) == {("AAPL", H1)}
-    assert [shown for shown, _ in summary.unusable] == ["a|b", "uniusd", "AAPL_best", "AAPL_2Min"]
+    assert [shown for shown, _ in summary.unusable] == ["a?b", "uniusd", "AAPL_best", "AAPL_2Min"]
     listed = parse({"models": [{"symbol": "AAPL", **good_claims()}, good_claims(), 5, {"symbol": ["x"]}]})
     assert set(listed.claims) == {("AAPL", H1)}
     assert [shown for shown, _ in listed.unusable] == [
@@ -195,8 +195,11 @@ def test_unusable_symbols_are_recorded():
         (b'{"symbols": {"AAPL": {}, "AAPL": {}}}', "'AAPL' twice"),
         (b'{"symbols": ' + b"[" * 40 + b"]" * 40 + b"}", "nested"),
         (b"[" * 1_000_000, "nested"),
-        (b'{"a":' * 1_000_000, "nested"),
-        (b'{"x": ' + b"9" * 10_000 + b"}", "not JSON"),
+        (b'{"a":' * 100_000, "nested"),
+        (b'{"x": ' + b"9" * 10_000 + b"}", "too many digits; expected whole numbers of at most 4300"),
+        (b"[" + b"1," * 2**20 + b"1]", "values; at most 1048576"),
+        (b'{"x": "' + b'\\"' * 100_000, "not JSON"),
+        (b"]" * 100_000, "not JSON"),
         (
             json.dumps({"symbols": {"A": good_claims()}, "models": {"A": good_claims()}}).encode(),
             "both symbols and models",
@@ -210,9 +213,26 @@ def test_a_summary_of_another_shape_is_rejected(data, said):
     assert len(str(caught.value)) < 600
 
 
-def test_brackets_inside_texts_are_not_nesting():
-    content = {"note": "[" * 100 + '\\"' + "{" * 100, "symbols": {"AAPL": good_claims()}}
+@pytest.mark.parametrize("between", ['\\"', "\\", "\\\\", '\\\\"', "\\n", '"', "\u2028", '\\\\\\"'])
+def test_brackets_inside_texts_are_not_nesting(between):
+    content = {"note": "[" * 100 + between + "{" * 100 + between, "symbols": {"AAPL": good_claims()}}
     assert set(parse(content).claims) == {("AAPL", H1)}
+
+
+@pytest.mark.parametrize("before", ["", "\\", "\\\\", '\\"', '"'])
+def test_brackets_after_a_text_are_nesting(before):
+    text = json.dumps({"note": before, "deep": []}).replace("[]", "[" * 40 + "]" * 40)
+    with pytest.raises(Rejected, match="nested more than 32 deep"):
+        parse_summary(text.encode())
+
+
+def test_limits_are_the_caller_s():
+    data = json.dumps({"symbols": {f"S{n}": good_claims() for n in range(3)}}).encode()
+    assert len(parse_summary(data, max_models=3, max_values=300).claims) == 3
+    with pytest.raises(Rejected, match="more than 2 models"):
+        parse_summary(data, max_models=2)
+    with pytest.raises(Rejected, match="values; at most 100 are read"):
+        parse_summary(data, max_values=100)
 
 
 @pytest.mark.parametrize(
