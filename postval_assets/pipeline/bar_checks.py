@@ -44,6 +44,12 @@ SELECT symbol, timeframe, check_name, severity, value, recent_value, unit, limit
        last_ts
 FROM bar_quality WHERE list_contains(?, symbol) AND severity <> 'OK'
 """
+_CHECKED = """
+SELECT symbol, timeframe, any_value(first_ts) AS first_ts, any_value(last_ts) AS last_ts,
+       any_value(bars_digest) AS bars_digest,
+       CASE WHEN bool_or(check_name = 'stale' AND value IS NOT NULL) THEN max(created_at) END AS checked_at
+FROM bar_quality WHERE list_contains(?, symbol) GROUP BY symbol, timeframe
+"""
 _COMPARED = ("severity", "limit_warn", "limit_error", "n_bars", "detail", "error_from", "bars_digest")
 
 
@@ -94,12 +100,13 @@ def check_bars(platform: Platform, symbols: Sequence[str], *, run_id: str) -> tu
     for row in platform.warehouse.rows(_STORED, (list(symbols),)):
         known.setdefault(row["symbol"], {})[(row["timeframe"], row["check_name"])] = row
     now = platform.now()
+    simulated = platform.settings.bars_source == SIMULATED
     quality, keys, rows = [], [], []
     for symbol in symbols:
         series, fresh = [], []
         for timeframe in stored.timeframes(symbol):
             bars = stored.stored(symbol, timeframe)
-            findings = _findings(platform, bars, now)
+            findings = _findings(platform, bars, None if simulated else now)
             series.append(SeriesQuality(timeframe, findings))
             fresh += _rows(bars, findings)
         quality.append(SymbolQuality(symbol, tuple(series)))
@@ -113,7 +120,18 @@ def check_bars(platform: Platform, symbols: Sequence[str], *, run_id: str) -> tu
     return tuple(quality)
 
 
-def _findings(platform: Platform, bars: Bars, now: datetime) -> tuple[Finding, ...]:
+def examined(platform: Platform, bars: Bars, now: datetime | None) -> list[dict[str, object]]:
+    """The rows that ``bar_quality`` would have of a series; nothing is written.
+
+    Args:
+        platform: limits.
+        bars: the series.
+        now: the present, for its age; None where the bars are of no present (simulated ones).
+    """
+    return _rows(bars, _findings(platform, bars, now))
+
+
+def _findings(platform: Platform, bars: Bars, now: datetime | None) -> tuple[Finding, ...]:
     settings = platform.settings
     start, stop = bars.ts[0], bars.ts[-1] + bars.timeframe.delta
     is_crypto = bars.asset_class is AssetClass.CRYPTO
@@ -122,7 +140,7 @@ def _findings(platform: Platform, bars: Bars, now: datetime) -> tuple[Finding, .
         bars,
         sessions,
         recent_from=stop - np.timedelta64(settings.quality_recent_days, "D"),
-        now=None if settings.bars_source == SIMULATED else to_datetime64(now),
+        now=None if now is None else to_datetime64(now),
         limits=settings.quality_limits,
     )
 
@@ -166,23 +184,61 @@ def _compared(row: Row) -> Sequence[str]:
     return _COMPARED if row["check_name"] == Check.STALE else (*_COMPARED, "value", "recent_value")
 
 
-class BarVerdicts:
-    """What ``bar_quality`` says against the bars of some symbols' models.
+@dataclass(frozen=True)
+class CheckedSeries:
+    """Which stored bars the checks saw.
 
-    Args:
-        platform: settings and warehouse.
-        bars: says which stored series a model's bars are made from.
-        symbols: whose verdicts are read.
+    Attributes:
+        timeframe: of the series.
+        first_ts, last_ts: opens of its first and last bar.
+        bars_digest: of all of it.
+        checked_at: the present that its age was told by; None for simulated bars, which have none.
     """
 
-    def __init__(self, platform: Platform, bars: ModelBars, symbols: Sequence[str]) -> None:
+    timeframe: Timeframe
+    first_ts: datetime
+    last_ts: datetime
+    bars_digest: str
+    checked_at: datetime | None
+
+
+class BarVerdicts:
+    """What checks say against the bars of some symbols' models.
+
+    Args:
+        bars: says which stored series a model's bars are made from.
+        rows: as in ``bar_quality``; those that are OK say nothing.
+        checked: which bars were checked, by symbol and timeframe.
+    """
+
+    def __init__(
+        self, bars: ModelBars, rows: Sequence[Row], checked: Mapping[tuple[str, str], CheckedSeries]
+    ) -> None:
         self._bars = bars
+        self._checked = checked
         self._rows: dict[tuple[str, str], list[Row]] = {}
-        for row in platform.warehouse.rows(_BAD, (list(symbols),)):
-            self._rows.setdefault((row["symbol"], row["timeframe"]), []).append(row)
+        for row in rows:
+            if row["severity"] != Severity.OK:
+                self._rows.setdefault((row["symbol"], row["timeframe"]), []).append(row)
         order = list(Check)
-        for rows in self._rows.values():
-            rows.sort(key=lambda r: order.index(Check(r["check_name"])))
+        for found in self._rows.values():
+            found.sort(key=lambda r: order.index(Check(r["check_name"])))
+
+    @classmethod
+    def stored(cls, platform: Platform, bars: ModelBars, symbols: Sequence[str]) -> BarVerdicts:
+        """What ``bar_quality`` has of these symbols."""
+        checked = {
+            (r["symbol"], r["timeframe"]): CheckedSeries(
+                Timeframe(r["timeframe"]), r["first_ts"], r["last_ts"], r["bars_digest"], r["checked_at"]
+            )
+            for r in platform.warehouse.rows(_CHECKED, (list(symbols),))
+        }
+        return cls(bars, platform.warehouse.rows(_BAD, (list(symbols),)), checked)
+
+    def checked(self, symbol: str, timeframe: Timeframe, as_of: datetime) -> CheckedSeries | None:
+        """The checked series that this model's bars are made from; None where it was not checked."""
+        source = self._bars.source_timeframe(symbol, timeframe, until=as_of)
+        return self._checked.get((symbol, source.value)) if source is not None else None
 
     def stops(self, symbol: str, timeframe: Timeframe, as_of: datetime) -> str | None:
         """Why this model is not to be evaluated at ``as_of``; None where no check says ERROR."""

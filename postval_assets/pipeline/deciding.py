@@ -1,37 +1,45 @@
 """Stage ``deployment_decisions``: LIVE, PAPER, RETRAIN or DROP for every model of an archive.
 
-Here: what a decision is made from, and its row with the digests of all of it. Not here: the rules (core.decision).
-The table is append-only; a decision whose inputs are those of the newest one is not written again. One about an
-earlier evaluation is only made anew where its folds are others: what else has changed since is not about it.
+Here: which models are decided, from which tables, and what is written of it. Not here: a single decision
+(decision_rows.py), or the rules (core.decision). The table is append-only; a decision whose inputs are those of the
+newest one is not written again. One about an earlier evaluation is only made anew where its folds are others: what else
+has changed since is not about it.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from postval_assets.core.decision import POLICIES, DecisionPolicy, ModelVerdict, Reason
-from postval_assets.core.evaluation import code_version, digest_of
-from postval_assets.core.folds import plan_named
-from postval_assets.core.gating import Classification, Flag
+from postval_assets.core.decision import POLICIES
 from postval_assets.core.instruments import Timeframe
-from postval_assets.core.walk_forward import summarize
-from postval_assets.io.warehouse import Append, Update
+from postval_assets.io.warehouse import Append, Change, Merge, Update
 from postval_assets.pipeline.bar_checks import BarVerdicts
+from postval_assets.pipeline.decision_rows import (
+    DecisionBasis,
+    NamedInput,
+    decision_id,
+    decision_row,
+    is_missed,
+    model_verdict,
+    named_inputs,
+)
 from postval_assets.pipeline.fold_jobs import why_not_evaluated
 from postval_assets.pipeline.instants import WANTED, ModelKey, model_key, wanted
 from postval_assets.pipeline.market import ModelBars
 from postval_assets.pipeline.platform import Platform, StageReport, SymbolReport
+from postval_assets.pipeline.recording import Content, decision_contents, execution_content, keep
 from postval_assets.pipeline.stopwatch import timed_stage
-from postval_assets.pipeline.summarizing import PlanFolds, fold_outcome, stored_folds
+from postval_assets.pipeline.summarizing import PlanFolds, stored_folds
 
 _COLUMNS = """
-SELECT m.archive_id, m.symbol, m.timeframe, m.status, m.reason, m.model_sha256, m.feature_set, m.feature_set_basis,
-       m.activation_basis, g.classification, g.reason AS gate_reason, g.flags, g.thresholds_version,
-       g.inputs_digest AS gate_digest, a.sha256 AS archive_sha256,
+SELECT m.archive_id, m.symbol, m.timeframe, m.status, m.reason, m.model_sha256, m.model_version, m.feature_set,
+       m.feature_set_version, m.feature_set_basis, m.activation, m.activation_basis,
+       coalesce(m.train_start, a.train_start) AS train_start, coalesce(m.train_end, a.train_end) AS train_end,
+       g.classification, g.reason AS gate_reason, g.flags, g.thresholds_version, g.inputs_digest AS gate_digest,
+       g.claims_digest, g.thresholds_digest, a.sha256 AS archive_sha256,
        EXISTS (SELECT 1 FROM bar_loads b WHERE b.symbol = m.symbol AND b.status = 'OK' AND b.source = 'sample')
          AS simulated_bars
 FROM extracted_models m
@@ -49,15 +57,35 @@ WHERE m.archive_id = ? AND NOT list_contains(a.models, m.symbol || '_' || m.time
 ORDER BY m.symbol, m.timeframe
 """
 _NEWEST = """
-SELECT archive_id, symbol, timeframe, plan, policy, as_of, arg_max(inputs_digest, created_at) AS inputs_digest,
-       arg_max(folds_digest, created_at) AS folds_digest
+SELECT archive_id, symbol, timeframe, plan, policy, as_of, inputs_digest, folds_digest
 FROM deployment_decisions WHERE list_contains(?, archive_id) AND list_contains(?, symbol)
-GROUP BY archive_id, symbol, timeframe, plan, policy, as_of
+QUALIFY row_number() OVER (
+    PARTITION BY archive_id, symbol, timeframe, plan, policy, as_of ORDER BY revision DESC NULLS LAST, created_at DESC
+) = 1
 """
+_FOLDS_TO_KEEP = f"""
+WITH grouped AS (
+    SELECT f.archive_id, f.symbol, f.timeframe, f.as_of, f.plan,
+           sha256(string_agg(f.inputs_digest, ',' ORDER BY f.fold)) AS folds_digest
+    FROM fold_results f JOIN {WANTED} w USING (archive_id, symbol)
+    GROUP BY f.archive_id, f.symbol, f.timeframe, f.as_of, f.plan
+)
+SELECT g.folds_digest, f.* EXCLUDE (archive_id, symbol, timeframe, as_of, n_folds, run_id, created_at)
+FROM fold_results f JOIN grouped g USING (archive_id, symbol, timeframe, as_of, plan)
+WHERE list_contains(?, g.folds_digest)
+  AND g.folds_digest NOT IN (SELECT k.folds_digest FROM decided_folds k)
+QUALIFY row_number() OVER (PARTITION BY g.folds_digest, f.fold ORDER BY f.archive_id, f.symbol) = 1
+"""  # noqa: S608 - constants
 
 Row = Mapping[str, Any]
 
-_FAILED_METRICS = frozenset({Flag.LOW_FITNESS, Flag.LOW_PF, Flag.LOW_CONSISTENCY, Flag.HIGH_DRAWDOWN})
+
+@dataclass(frozen=True)
+class _Made:
+    """A new decision: its row and its inputs."""
+
+    row: dict[str, object]
+    inputs: tuple[NamedInput, ...]
 
 
 @timed_stage("deployment_decisions")
@@ -77,7 +105,7 @@ def decide_models(
     """
     models = platform.warehouse.rows(_MODELS, wanted(archives))
     made = _decisions(platform, models, stored_folds(platform, archives, until=as_of), as_of)
-    _append(platform, [row for _, _, new in made for row in new], run_id)
+    _append(platform, [one for _, _, new in made for one in new], run_id)
     for archive_id in sorted(set(archives.values())):
         finish_archive(platform, archive_id, run_id=run_id)
     reports = []
@@ -90,10 +118,12 @@ def decide_models(
     return StageReport(tuple(reports))
 
 
-def _said(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def _said(new: Sequence[_Made]) -> list[str]:
     """New decisions as lines for the asset catalogue."""
+    rows: list[dict[str, Any]] = [one.row for one in new]
     return [
-        f"{r['timeframe']} {r['plan']} ({r['policy']}): {r['decision']}, {'; '.join(r['reasons'])}"
+        f"{r['timeframe']} {r['plan']} ({r['policy']}): {r['decision']}, {'; '.join(r['reasons'])} "
+        f"[{r['decision_id']}]"
         for r in rows
     ]
 
@@ -102,7 +132,7 @@ def finish_archive(platform: Platform, archive_id: str, *, run_id: str) -> bool:
     """Decide what belongs to no symbol's partition, and mark the archive COMPLETE where all is decided."""
     models = platform.warehouse.rows(_UNADDRESSED, (archive_id,))
     made = _decisions(platform, models, {}, None)
-    _append(platform, [row for _, _, new in made for row in new], run_id)
+    _append(platform, [one for _, _, new in made for one in new], run_id)
     return complete_archive(platform, archive_id, run_id=run_id)
 
 
@@ -119,8 +149,8 @@ def _decisions(
     models: Sequence[Row],
     folds: Mapping[ModelKey, Sequence[PlanFolds]],
     as_of: datetime | None,
-) -> list[tuple[Row, int, list[dict[str, object]]]]:
-    """For each model how many decisions it has, and the rows of those that are to be written."""
+) -> list[tuple[Row, int, list[_Made]]]:
+    """For each model how many decisions it has, and those that are to be written."""
     if not models:
         return []
     symbols = sorted({m["symbol"] for m in models})
@@ -130,9 +160,15 @@ def _decisions(
         for r in rows
     }
     bars = ModelBars(platform, symbols)
-    verdicts = BarVerdicts(platform, bars, symbols)
+    verdicts = BarVerdicts.stored(platform, bars, symbols)
+    contents = decision_contents(platform.settings)
     return [
-        (model, *_of_model(platform, model, folds.get(model_key(model), ()), known, bars, verdicts, as_of))
+        (
+            model,
+            *_of_model(
+                platform, model, folds.get(model_key(model), ()), known, bars, verdicts, contents, as_of
+            ),
+        )
         for model in models
     ]
 
@@ -144,41 +180,48 @@ def _of_model(
     known: Mapping[tuple[object, ...], _Known],
     bars: ModelBars,
     verdicts: BarVerdicts,
+    contents: Sequence[Content],
     as_of: datetime | None,
-) -> tuple[int, list[dict[str, object]]]:
-    unseen = ModelVerdict(
-        usable=model["status"] == "OK",
-        problem=model["reason"],
-        classification=Classification(model["classification"]) if model["classification"] else None,
-        gate_reason=_gate_reason(model),
-        features_assumed=model["feature_set_basis"] == "ASSUMED",
-        activation_assumed=model["activation_basis"] == "ASSUMED",
-        simulated_bars=bool(model.get("simulated_bars")),
-    )
+) -> tuple[int, list[_Made]]:
+    symbol = str(model["symbol"])
+    unseen = model_verdict(model)
     missing = None
-    # Only a model that the gate lets pass is missed: what is dropped unseen stays dropped when bars arrive.
-    passed = unseen.classification in (Classification.APPROVED, Classification.REVIEW)
-    if not evaluated and unseen.usable and passed:
+    if not evaluated and is_missed(unseen):
         timeframe = Timeframe(model["timeframe"])
-        missing = why_not_evaluated(platform, bars, model["symbol"], timeframe, model["feature_set"], as_of)
+        missing = why_not_evaluated(platform, bars, symbol, timeframe, model["feature_set"], as_of)
     n_made = 0
     new = []
     for plan, folds in _plans(platform, evaluated):
         at = folds.keys["as_of"] if folds is not None else None
-        verdict = unseen
+        verdict, checked = unseen, None
         if isinstance(at, datetime):
-            of = (str(model["symbol"]), Timeframe(model["timeframe"]), at)
-            verdict = dataclasses.replace(
-                unseen, bar_warnings=verdicts.warnings(*of), bar_errors=verdicts.errors(*of)
+            of = (symbol, Timeframe(model["timeframe"]), at)
+            verdict = model_verdict(
+                model, bar_warnings=verdicts.warnings(*of), bar_errors=verdicts.errors(*of)
             )
+            checked = verdicts.checked(*of)
         for policy in POLICIES.values():
             stored = known.get((*model_key(model), plan, policy.name, at))
             if folds is not None and not folds.is_newest and stored and stored.folds_digest == folds.digest:
                 continue
-            row = _row(platform, model, verdict, policy, plan, folds, missing)
+            basis = DecisionBasis(
+                model=model,
+                verdict=verdict,
+                policy=policy,
+                plan=plan,
+                folds=folds,
+                missing=missing,
+                grade_limits=platform.settings.grade_limits,
+                settings_digest=platform.settings.evaluation_digest(),
+                contents=contents,
+                checked=checked,
+                asset_class=platform.asset_class(symbol) if model["status"] == "OK" else None,
+                feature_set=platform.feature_sets.get(model["feature_set"]),
+            )
+            row = decision_row(basis)
             n_made += 1
             if stored is None or stored.inputs_digest != row["inputs_digest"]:
-                new.append(row)
+                new.append(_Made(row, named_inputs(basis, row)))
     return n_made, new
 
 
@@ -189,81 +232,38 @@ def _plans(platform: Platform, evaluated: Sequence[PlanFolds]) -> list[tuple[str
     return [(str(folds.keys["plan"]), folds) for folds in evaluated]
 
 
-def _append(platform: Platform, rows: Sequence[dict[str, object]], run_id: str) -> None:
-    if rows:
-        platform.warehouse.write([Append("deployment_decisions", rows)], run_id=run_id, now=platform.now())
+def _append(platform: Platform, made: Sequence[_Made], run_id: str) -> None:
+    """Write new decisions with their inputs, the folds that they are made from, and what their digests stand for."""
+    if not made:
+        return
+    now = platform.now()
+    inputs: list[dict[str, object]] = []
+    for one in made:
+        one.row["decision_id"] = decision_id(one.row, now)
+        inputs += [
+            {"decision_id": one.row["decision_id"], "input": i.name, "digest": i.digest, "value": i.text}
+            for i in one.inputs
+        ]
+    settings = platform.settings
+    contents = (execution_content(settings), *decision_contents(settings))
+    changes: list[Change] = [
+        *keep(platform, contents),
+        *_keep_folds(platform, [one.row for one in made]),
+        Append("deployment_decisions", [one.row for one in made]),
+        Append("decision_inputs", inputs),
+    ]
+    platform.warehouse.write(changes, run_id=run_id, now=now)
 
 
-def _row(
-    platform: Platform,
-    model: Row,
-    model_verdict: ModelVerdict,
-    policy: DecisionPolicy,
-    plan: str,
-    folds: PlanFolds | None,
-    missing: str | None,
-) -> dict[str, object]:
-    limits = platform.settings.grade_limits
-    rows = folds.rows if folds is not None else ()
-    outcomes = [fold_outcome(f) for f in rows]
-    summary = None
-    if rows:
-        summary = summarize(outcomes, plan_named(plan).n_folds, rows[0]["bars_per_year"], limits)
-    verdict = policy.decide(model_verdict, summary, outcomes, limits)
-    reasons = list(verdict.reasons)
-    if missing and reasons[0] == Reason.NO_EVIDENCE:
-        reasons[0] = f"{Reason.NO_EVIDENCE}: {missing}"
-    bars_digest = digest_of({"folds": [f["bars_digest"] for f in rows]}) if rows else None
-    parts: dict[str, object] = {
-        "archive": model["archive_sha256"],
-        "model": model["model_sha256"],
-        "status": [model["status"], model["reason"], model["feature_set_basis"], model["activation_basis"]],
-        "gate": model["gate_digest"],
-        "folds": [f["inputs_digest"] for f in rows],
-        "missing": missing,
-        # Which checks, not their figures: those move a little with every new bar.
-        "bar_quality": [
-            [words.partition(" ")[0] for words in found]
-            for found in (model_verdict.bar_warnings, model_verdict.bar_errors)
-        ],
-        "limits": repr(limits),
-        "policy": [policy.name, policy.version],
-    }
-    return {
-        "archive_id": model["archive_id"],
-        "symbol": model["symbol"],
-        "timeframe": model["timeframe"],
-        "plan": plan,
-        "as_of": folds.keys["as_of"] if folds is not None else None,
-        "policy": policy.name,
-        "policy_version": policy.version,
-        "decision": verdict.decision.value,
-        "reasons": reasons,
-        "archive_sha256": model["archive_sha256"],
-        "model_sha256": model["model_sha256"],
-        "bars_digest": bars_digest,
-        "settings_digest": _of_folds(rows, "settings_digest") or platform.settings.evaluation_digest(),
-        "thresholds_version": model["thresholds_version"],
-        "code_version": _of_folds(rows, "code_version") or code_version(),
-        "folds_digest": folds.digest if folds is not None else None,
-        "inputs_digest": digest_of(parts),
-    }
-
-
-def _of_folds(rows: Sequence[Row], name: str) -> str | None:
-    """What the folds were computed with: their one value, else a digest of all of them; None without folds."""
-    values = sorted({str(f[name]) for f in rows})
-    if not values:
-        return None
-    return values[0] if len(values) == 1 else digest_of({name: values})
-
-
-def _gate_reason(model: Row) -> str | None:
-    """Why the gate refused it: the problem, or the flags of the metrics that failed (not those that only warn)."""
-    if model["gate_reason"]:
-        return str(model["gate_reason"])
-    failed = [flag for flag in model["flags"] or [] if flag in _FAILED_METRICS]
-    return ", ".join(failed) or None
+def _keep_folds(platform: Platform, rows: Sequence[Row]) -> list[Change]:
+    """What is to be written so that the folds of these decisions are kept as they are now."""
+    digests = sorted({r["folds_digest"] for r in rows if r["folds_digest"] is not None})
+    if not digests:
+        return []
+    models = sorted({(str(r["archive_id"]), str(r["symbol"])) for r in rows})
+    pairs = ([archive_id for archive_id, _ in models], [symbol for _, symbol in models])
+    folds = platform.warehouse.rows(_FOLDS_TO_KEEP, (*pairs, digests))
+    return [Merge("decided_folds", folds)] if folds else []
 
 
 def complete_archive(platform: Platform, archive_id: str, *, run_id: str) -> bool:

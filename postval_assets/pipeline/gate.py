@@ -5,14 +5,17 @@ Here: one row a model. Not here: the rules (core.gating).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from postval_assets.core.evaluation import digest_of
-from postval_assets.core.gating import gate
+from postval_assets.core.gating import Thresholds, gate
+from postval_assets.core.summary import TrainingSummary
 from postval_assets.io.warehouse import Replace
 from postval_assets.pipeline.instants import WANTED, wanted
 from postval_assets.pipeline.platform import Platform, StageReport, SymbolReport
+from postval_assets.pipeline.recording import keep, thresholds_content
 from postval_assets.pipeline.stopwatch import timed_stage
 
 _MODELS = f"""
@@ -35,14 +38,16 @@ def gate_models(platform: Platform, archives: Mapping[str, str], *, run_id: str)
         archives: archive_id by symbol.
         run_id: goes into the rows.
     """
+    thresholds = platform.settings.gate_thresholds
     by_symbol: dict[str, list[dict[str, object]]] = {symbol: [] for symbol in archives}
     for model in platform.warehouse.rows(_MODELS, wanted(archives)):
-        by_symbol[model["symbol"]].append(gate_row(model, platform))
+        by_symbol[model["symbol"]].append(gate_row(model, thresholds))
     keys = [{"archive_id": archive_id, "symbol": symbol} for symbol, archive_id in archives.items()]
     rows = [row for models in by_symbol.values() for row in models]
     if keys:
-        change = Replace("gating_scores", keys, rows)
-        platform.warehouse.write([change], run_id=run_id, now=platform.now())
+        kept = keep(platform, [thresholds_content(thresholds)])
+        changes = [Replace("gating_scores", keys, rows), *kept]
+        platform.warehouse.write(changes, run_id=run_id, now=platform.now())
     return StageReport(
         tuple(
             SymbolReport(symbol, len(models), problems=tuple(_problems(models)))
@@ -55,9 +60,44 @@ def _problems(rows: Sequence[Mapping[str, object]]) -> list[str]:
     return [f"{r['timeframe']}: INVALID, {r['reason']}" for r in rows if r["classification"] == "INVALID"]
 
 
-def gate_row(model: Mapping[str, Any], platform: Platform) -> dict[str, object]:
-    """The row of one model, from its claims."""
-    thresholds = platform.settings.gate_thresholds
+def claims_of(summary: TrainingSummary, archive_id: str, symbol: str, timeframe: str) -> dict[str, Any]:
+    """What ``gate_row`` is given of a model, from the summary itself; values as the tables would have them."""
+    found = next((c for (s, t), c in summary.claims.items() if (s, t.value) == (symbol, timeframe)), None)
+    histories = {
+        "fitness_history": found.fitness_score if found else (),
+        "profit_factor_history": found.profit_factor if found else (),
+        "consistency_history": found.consistency if found else (),
+        "max_drawdown_history": found.max_drawdown if found else (),
+    }
+    return {
+        "archive_id": archive_id,
+        "symbol": symbol,
+        "timeframe": timeframe,
+        **{
+            name: [None if math.isnan(value) else float(value) for value in values]
+            for name, values in histories.items()
+        },
+        "unclaimed": found is None,
+        "problem": found.problem if found else None,
+        "reward_scale": summary.reward_scale,
+        "validation_interval": summary.validation_interval,
+    }
+
+
+def stored_claims(platform: Platform, archive_id: str, symbol: str, timeframe: str) -> dict[str, Any] | None:
+    """What ``gate_row`` is given of a model, from the tables; None where they have no such model."""
+    rows = platform.warehouse.rows(_MODELS, wanted({symbol: archive_id}))
+    return next((r for r in rows if r["timeframe"] == timeframe), None)
+
+
+def gate_row(model: Mapping[str, Any], thresholds: Thresholds) -> dict[str, object]:
+    """The row of one model, from its claims.
+
+    Args:
+        model: archive_id, symbol, timeframe, the four histories, ``unclaimed`` (the summary has no metrics of it),
+            ``problem``, reward_scale and validation_interval.
+        thresholds: the set to apply.
+    """
     histories = {
         name: tuple(model[f"{name}_history"] or ())
         for name in ("fitness", "profit_factor", "consistency", "max_drawdown")
@@ -73,6 +113,12 @@ def gate_row(model: Mapping[str, Any], platform: Platform) -> dict[str, object]:
         validation_interval=model["validation_interval"],
         thresholds=thresholds,
     )
+    claims = {
+        "histories": histories,
+        "problem": problem,
+        "reward_scale": model["reward_scale"],
+        "validation_interval": model["validation_interval"],
+    }
     return {
         "archive_id": model["archive_id"],
         "symbol": model["symbol"],
@@ -88,13 +134,7 @@ def gate_row(model: Mapping[str, Any], platform: Platform) -> dict[str, object]:
         "checkpoint_update": result.checkpoint_update,
         "thresholds_version": result.thresholds_version,
         "reason": result.reason,
-        "inputs_digest": digest_of(
-            {
-                "histories": histories,
-                "problem": problem,
-                "reward_scale": model["reward_scale"],
-                "validation_interval": model["validation_interval"],
-                "thresholds": repr(thresholds),
-            }
-        ),
+        "claims_digest": digest_of(claims),
+        "thresholds_digest": thresholds_content(thresholds).digest,
+        "inputs_digest": digest_of({**claims, "thresholds": repr(thresholds)}),
     }
