@@ -14,6 +14,8 @@ from typing import Any
 
 import click
 
+from postval_assets.cli_audit import replay
+from postval_assets.cli_operations import OPERATIONS
 from postval_assets.cli_train import train
 from postval_assets.cli_words import examples, instant_of, log_to_terminal, names_in, settings_of
 from postval_assets.core.failures import PostvalError, Rejected
@@ -64,6 +66,9 @@ def main(ctx: click.Context, data_dir: Path | None, bars_source: str | None) -> 
 
 
 main.add_command(train)
+main.add_command(replay)
+for _command in OPERATIONS:
+    main.add_command(_command)
 
 
 @main.command(
@@ -89,13 +94,14 @@ def up(ctx: click.Context, port: int | None) -> None:
     """Web UI, daemon and sensors on this machine, until Ctrl-C."""
     log_to_terminal()
     from postval_assets.commands.home import prepare_home, write_dotenv
-    from postval_assets.commands.occupancy import occupied
+    from postval_assets.commands.occupancy import held, occupied
     from postval_assets.commands.runs import tell_bars
     from postval_assets.commands.servers import dev_command, require_free_port, running
     from postval_assets.pipeline.platform import open_platform
 
     settings = settings_of(ctx, port=port)
-    require_free_port(settings.port)
+    with held(settings):  # stops what a killed one left behind, which would hold the port
+        require_free_port(settings.port)
     tell_bars(open_platform(settings))
     prepare_home(settings)
     write_dotenv(settings, Path.cwd())

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 import click
 
 from postval_assets.core.failures import Rejected
+from postval_assets.io.log_file import log_to_file
 from postval_assets.settings import Settings, load_settings
 
 
@@ -23,7 +24,9 @@ def examples(*lines: str) -> str:
 
 def settings_of(ctx: click.Context, **overrides: object) -> Settings:
     """The settings under the options before the command, and those of the command itself, which win."""
-    return load_settings(**{**ctx.obj, **{k: v for k, v in overrides.items() if v is not None}})
+    settings = load_settings(**{**ctx.obj, **{k: v for k, v in overrides.items() if v is not None}})
+    log_to_file(settings.data_dir, secrets=settings.secrets)
+    return settings
 
 
 def log_to_terminal() -> None:

@@ -37,7 +37,8 @@ from postval_assets.core.walk_forward import GradeLimits
 from postval_assets.settings_tables import QualityTable, ThresholdTable
 
 # Variables that are read elsewhere than in a field of Settings.
-_OTHER_VARIABLES = frozenset({"POSTVAL_SETTINGS_FILE"})
+STARTED_BY = "POSTVAL_STARTED_BY"  # which process started Dagster's: commands/left_behind.py
+_OTHER_VARIABLES = frozenset({"POSTVAL_SETTINGS_FILE", STARTED_BY})
 # Alpaca's own names for its keys (io/alpaca_keys.py); they are no settings, so that no file of settings holds a secret.
 _ALPACA_VARIABLES = ("APCA_API_KEY_ID", "APCA_API_SECRET_KEY", "ALPACA_KEYS_FILE")
 
@@ -150,6 +151,9 @@ class Settings(BaseSettings):
     max_models: int = Field(500, ge=1, description="Models in an archive.")
     max_checkpoint_mb: int = Field(2048, ge=1, description="Size of one checkpoint, unpacked.")
     max_archive_gb: int = Field(200, ge=1, description="Size of an archive's checkpoints together, unpacked.")
+    max_entries: int = Field(5000, ge=1, description="Entries of any kind in an archive.")
+    max_summary_mb: int = Field(16, ge=1, le=512, description="Size of a training summary, unpacked.")
+    max_ratio: float = Field(200.0, ge=1, description="Unpacked size / packed size of an entry above 1 MB.")
     unreadable_after_minutes: float = Field(
         10.0,
         ge=0,
@@ -158,6 +162,17 @@ class Settings(BaseSettings):
     lock_timeout_s: float = Field(60.0, gt=0, description="Longest wait for the warehouse.")
     symbols_per_run: int = Field(50, ge=1, le=500, description="Symbols in one run.")
     workers: int = Field(0, ge=0, le=256, description="Models worked on at once; 0: one for each core.")
+    keep_archives_days: float | None = Field(
+        None, ge=0, description="Days after which `postval prune` frees superseded zips; never where not set."
+    )
+    keep_weights_days: float | None = Field(
+        None, ge=0, description="Days after which `postval prune` frees their weights; never where not set."
+    )
+    keep_rejected_days: float | None = Field(
+        None, ge=0, description="Days after which `postval prune` frees refused files; never where not set."
+    )
+    keep_backups: int = Field(10, ge=1, description="Newest backups that `postval prune` keeps.")
+    keep_runs_days: float = Field(90, gt=0, description="Days that `postval prune` keeps Dagster's runs for.")
     timings: Path | None = Field(
         None, description="File that each stage adds a line of JSON to: where its seconds went."
     )
@@ -245,6 +260,12 @@ class Settings(BaseSettings):
     def alpaca_variables(self) -> dict[str, SecretStr]:
         """Those variables of the environment that hold Alpaca's keys or name their file; never shown, never kept."""
         return {name: SecretStr(os.environ[name]) for name in _ALPACA_VARIABLES if os.environ.get(name)}
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What no log may hold: the values among Alpaca's variables that are keys."""
+        keys = {n: v for n, v in self.alpaca_variables.items() if n.startswith("APCA_")}
+        return tuple(secret.get_secret_value() for secret in keys.values())
 
     @cached_property
     def execution_rules(self) -> ExecutionRules:

@@ -6,6 +6,7 @@ order in which it happens. Here: the real daemon, web server, sensor, DuckDB fil
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -185,6 +186,16 @@ def test_the_graph_in_the_web_server_is_the_documented_one(story: Story) -> None
     assert found == LINEAGE
     assert all(n["isPartitioned"] and "duckdb" in n["kinds"] for n in nodes)
     assert all("One row" in n["description"] for n in nodes)
+
+
+def test_every_server_listens_on_this_machine_only(story: Story) -> None:
+    listening = []
+    for process in story.running.tree():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found = process.net_connections(kind="inet")
+            listening += [c.laddr for c in found if c.status == psutil.CONN_LISTEN]
+    assert story.running.port in {address.port for address in listening}, "the web UI is one of them"
+    assert {address.ip for address in listening} <= {"127.0.0.1", "::1"}
 
 
 def test_an_archive_copied_slowly_is_decided_without_any_further_action(

@@ -1,64 +1,103 @@
 """``postval doctor``: what is configured, reachable, stale, locked or large, each with its mend.
 
 Here: one function a question; each answers with findings and never changes anything. Not here: mending, or the
-questions about bars (doctor_bars.py).
+questions about the warehouse's file (doctor_warehouse.py) and about bars (doctor_bars.py).
 """
 
 from __future__ import annotations
 
 import importlib.metadata
-import os
+import logging
 import shutil
 import socket
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import dagster as dg
 
-from postval_assets.commands.doctor_bars import source_of_bars, stored_bars
+from postval_assets.commands.doctor_bars import kind_of_bars, source_of_bars, stored_bars
+from postval_assets.commands.doctor_warehouse import backups, clock, file_condition, lock, replica
 from postval_assets.commands.finding import Finding, Severity
+from postval_assets.commands.home import writing_problem
 from postval_assets.commands.occupancy import is_held
 from postval_assets.core.failures import PostvalError
 from postval_assets.core.features.registry import load_feature_sets
 from postval_assets.defs.jobs import archive_job, bars_job
 from postval_assets.defs.run_records import WORKED_ON, orphans, runs, schedules_on
 from postval_assets.io.inbox import FileHasher, InboxCursor, scan_inbox
-from postval_assets.io.warehouse import kept_aside
+from postval_assets.io.warehouse import Condition, Health, Warehouse
 from postval_assets.pipeline.archives import archive_limits
 from postval_assets.pipeline.platform import Platform, open_platform
 from postval_assets.settings import Settings, export_environment
 
 _PACKAGES = ("dagster", "dagster-webserver", "duckdb", "pandas", "numpy", "torch")
 _LOW_DISK_GB = 5.0
+_LOCK_PATIENCE_S = 10.0
+_MENDS = {
+    "dagster": "postval rebuild makes Dagster's history anew from the warehouse; results are not in it",
+    "inbox": "make it readable for this user, or name another with POSTVAL_INBOX_DIR",
+}
+
+log = logging.getLogger("postval.doctor")
+
+Question = Callable[[Platform], Iterator[Finding]]
 
 
 def examine(settings: Settings) -> list[Finding]:
     """Every finding, in the order in which a person would ask."""
-    platform = open_platform(settings)
-    questions: tuple[Callable[[Platform], Iterator[Finding]], ...] = (
+    platform = _impatient(open_platform(settings))
+    condition = platform.warehouse.condition(thorough=True)
+    of_tables: tuple[Question, ...] = (clock, kind_of_bars, _used_feature_sets, _results, stored_bars)
+    questions: tuple[Question, ...] = (
         _versions,
         _configuration,
         _data_directory,
         source_of_bars,
         _feature_sets,
         _inbox,
-        _warehouse,
-        stored_bars,
-        _replica,
+        _warehouse(condition),
+        backups,
+        *(of_tables if condition.health is Health.CURRENT else ()),
+        lock,
+        replica,
         _dagster,
         _port,
         _sizes,
     )
+    return [finding for question in questions for finding in _answers(question, platform)]
+
+
+def _impatient(platform: Platform) -> Platform:
+    """Whoever asks what is wrong shall not wait as long as a run would."""
+    patience = min(platform.settings.lock_timeout_s, _LOCK_PATIENCE_S)
+    return replace(platform, warehouse=Warehouse(platform.warehouse.path, lock_timeout_s=patience))
+
+
+def _answers(question: Question, platform: Platform) -> list[Finding]:
+    """What a question finds; one that fails is a finding too, and stops no other."""
     findings: list[Finding] = []
-    for question in questions:
-        try:
-            findings += question(platform)
-        except (PostvalError, OSError) as error:
-            name = question.__name__.strip("_").replace("_", " ")
-            findings.append(Finding(Severity.ERROR, name, str(error)))
+    name = question.__name__.strip("_").replace("_", " ")
+    try:
+        findings += question(platform)
+    except (PostvalError, OSError) as error:
+        findings.append(Finding(Severity.ERROR, name, str(error), _MENDS.get(name)))
+    except Exception as error:  # whatever is broken, the other questions are asked
+        log.debug("%s could not be examined", name, exc_info=True)
+        told = (str(error).strip().splitlines() or ["no message"])[0]
+        found = f"could not be examined: {type(error).__name__}: {told}"
+        findings.append(Finding(Severity.ERROR, name, found, _MENDS.get(name)))
     return findings
+
+
+def _warehouse(condition: Condition) -> Question:
+    def warehouse(platform: Platform) -> Iterator[Finding]:
+        yield from file_condition(platform, condition)
+
+    return warehouse
 
 
 def _versions(platform: Platform) -> Iterator[Finding]:  # noqa: ARG001 - every question has the same form
@@ -91,9 +130,13 @@ def _data_directory(platform: Platform) -> Iterator[Finding]:
             Severity.NOTE, "data directory", f"{folder} does not exist yet", "the first command makes it"
         )
         return
-    if not os.access(folder, os.W_OK):
+    problem = writing_problem(folder)
+    if problem is not None:
         yield Finding(
-            Severity.ERROR, "data directory", f"{folder} cannot be written", "give another with --data-dir"
+            Severity.ERROR,
+            "data directory",
+            f"{folder} cannot be written: {problem}",
+            "make it writable, or give another with --data-dir; meanwhile postval sql and stage work",
         )
         return
     free = shutil.disk_usage(folder).free / 2**30
@@ -115,8 +158,9 @@ def _feature_sets(platform: Platform) -> Iterator[Finding]:
             f"plug-in {broken.entry_point}: {broken.reason}",
             "mend or remove the plug-in",
         )
-    if not platform.warehouse.path.is_file():
-        return
+
+
+def _used_feature_sets(platform: Platform) -> Iterator[Finding]:
     rows = platform.warehouse.rows(
         """
         SELECT feature_set, count(*) AS n_models FROM extracted_models
@@ -164,16 +208,7 @@ def _inbox(platform: Platform) -> Iterator[Finding]:
         )
 
 
-def _warehouse(platform: Platform) -> Iterator[Finding]:
-    path = platform.settings.data_dir / "warehouse" / "warehouse.duckdb"
-    if not path.is_file():
-        yield Finding(
-            Severity.NOTE,
-            "warehouse",
-            "no results yet",
-            "postval ingest FILE.zip, or postval validate FILE.zip",
-        )
-        return
+def _results(platform: Platform) -> Iterator[Finding]:
     counts = platform.warehouse.rows(
         """
         SELECT (SELECT count(*) FROM training_archives) AS archives,
@@ -183,7 +218,7 @@ def _warehouse(platform: Platform) -> Iterator[Finding]:
         """
     )[0]
     found = ", ".join(f"{n} {name}" for name, n in counts.items())
-    yield Finding(Severity.OK, "warehouse", f"schema {platform.warehouse.schema_version()}, {found}")
+    yield Finding(Severity.OK, "results", found)
     for row in platform.warehouse.rows(
         "SELECT archive_id, status, file_name FROM training_archives WHERE status IN ('RECEIVED', 'EXTRACTED')"
     ):
@@ -192,22 +227,6 @@ def _warehouse(platform: Platform) -> Iterator[Finding]:
             "archive",
             f"{row['archive_id']} is {row['status']}, not every model is decided",
             f"wait while postval up runs; if its run failed, drop {row['file_name']} again",
-        )
-
-
-def _replica(platform: Platform) -> Iterator[Finding]:
-    replica = platform.replica
-    aside = kept_aside(replica) if replica.parent.is_dir() else []
-    for path in aside:
-        mend = f"close the program that holds {replica.name} open; the next publication puts it in place"
-        yield Finding(
-            Severity.NOTE, "replica", f"{path.name} could not take the place of {replica.name}", mend
-        )
-    if replica.is_file():
-        yield Finding(Severity.OK, "replica", f"{replica}, {replica.stat().st_size / 2**20:.1f} MB")
-    else:
-        yield Finding(
-            Severity.NOTE, "replica", f"{replica} was not published yet", "it follows the first finished run"
         )
 
 
@@ -271,8 +290,12 @@ def _sizes(platform: Platform) -> Iterator[Finding]:
         folder = platform.settings.data_dir / name
         if folder.is_dir():
             size = _size(folder) / 2**20
-            yield Finding(Severity.OK, name, f"{size:,.0f} MB")
+            yield Finding(Severity.OK, "disk", f"{name}: {size:,.0f} MB")
 
 
 def _size(folder: Path) -> int:
-    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError, PermissionError):  # gone meanwhile, or not ours to see
+            total += path.stat().st_size if path.is_file() else 0
+    return total

@@ -23,7 +23,6 @@ _THIS_MACHINE = ("127.0.0.1", "localhost", "::1")
 def source_of_bars(platform: Platform) -> Iterator[Finding]:
     """Where bars come from, and whether it has any or answers."""
     spec = platform.settings.bars_source
-    require_one_kind_of_bars(platform)
     source = platform.bar_source()
     symbols = source.symbols()
     if is_remote(source):
@@ -35,6 +34,12 @@ def source_of_bars(platform: Platform) -> Iterator[Finding]:
     else:
         mend = "put SYMBOL_1Hour.parquet (or .csv) files there, or set POSTVAL_BARS_SOURCE"
         yield Finding(Severity.ERROR, "bars source", f"{spec} holds no symbols", mend)
+
+
+def kind_of_bars(platform: Platform) -> Iterator[Finding]:
+    """Raises Rejected where stored bars and those of the source are of two kinds, simulated and real."""
+    require_one_kind_of_bars(platform)
+    yield from ()
 
 
 def _alpaca(platform: Platform) -> Finding:
@@ -67,8 +72,6 @@ def _reached(source: RemoteBarSource) -> Finding:
 
 def stored_bars(platform: Platform) -> Iterator[Finding]:
     """What the warehouse has: ages, verdicts of the checks, and loads that were refused."""
-    if not platform.warehouse.path.is_file():
-        return
     yield from _ages(platform)
     yield from _verdicts(platform)
     yield from _refused(platform)

@@ -14,8 +14,10 @@ import dagster as dg
 from filelock import FileLock, Timeout
 
 from postval_assets.commands.home import open_instance, prepare_home
+from postval_assets.commands.left_behind import stop_left_behind
 from postval_assets.core.failures import Rejected
 from postval_assets.defs.run_records import fail_orphans
+from postval_assets.io.disk_full import unavailable
 from postval_assets.settings import Settings
 
 log = logging.getLogger("postval.occupancy")
@@ -25,20 +27,24 @@ LOCK_NAME = "postval.lock"
 
 @contextmanager
 def held(settings: Settings) -> Iterator[None]:
-    """Hold the data directory against other daemons.
+    """Hold the data directory against other daemons; what a killed one left running is stopped first.
 
     Raises:
         Rejected: where another one holds it.
+        Unavailable: where the data directory cannot be written.
     """
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
     lock = _lock(settings)
     try:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout as error:
         raise Rejected(
             f"another postval up or demo works on {settings.data_dir}: stop it, or give another --data-dir"
         ) from error
+    except OSError as error:
+        raise unavailable("no lock can be held in", settings.data_dir, error) from error
     try:
+        stop_left_behind(settings)
         yield
     finally:
         lock.release()

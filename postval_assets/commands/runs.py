@@ -6,12 +6,13 @@ them.
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import dagster as dg
 
@@ -24,11 +25,12 @@ from postval_assets.defs.catalogue import archive_materialization
 from postval_assets.defs.jobs import archive_job, bars_job, evaluation_job, evidence_job, range_tags
 from postval_assets.defs.partitions import ARCHIVE, SYMBOL
 from postval_assets.defs.resources import ARCHIVE_TAG, AS_OF_TAG, PLANS_TAG, SHA_TAG
-from postval_assets.defs.sensors import is_busy
+from postval_assets.defs.run_records import made_here
+from postval_assets.defs.sensors import evidence_due, is_busy
+from postval_assets.io.disk_full import is_disk_full, unavailable
 from postval_assets.io.inbox import inspect_archive
 from postval_assets.io.warehouse import Replace
 from postval_assets.pipeline.archives import archive_limits, archives_of, register
-from postval_assets.pipeline.evidencing import archives_to_weigh
 from postval_assets.pipeline.intake_file import take_in
 from postval_assets.pipeline.market import SIMULATED, require_one_kind_of_bars
 from postval_assets.pipeline.platform import Platform
@@ -48,6 +50,30 @@ class RunFailed(PostvalError):  # noqa: N818 - named as what happened
     """A run ended with an error; its message is the first failed step's."""
 
 
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+
+def _telling_a_full_disk(
+    command: Callable[Concatenate[Platform, Arguments], Result],
+) -> Callable[Concatenate[Platform, Arguments], Result]:
+    """Dagster's own history is on the disk too; where that is full, its error becomes one readable line."""
+
+    @functools.wraps(command)
+    def told(platform: Platform, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        try:
+            return command(platform, *args, **kwargs)
+        except PostvalError:
+            raise
+        except Exception as error:
+            home = platform.settings.data_dir / "dagster"
+            if is_disk_full(error, home):
+                raise unavailable("the run's history could not be written to", home, error) from error
+            raise
+
+    return told
+
+
 @dataclass(frozen=True)
 class Validated:
     """What was validated: the archive, and the symbols that were asked for."""
@@ -56,6 +82,7 @@ class Validated:
     symbols: tuple[str, ...]
 
 
+@_telling_a_full_disk
 def validate(
     platform: Platform,
     file: Path,
@@ -70,7 +97,7 @@ def validate(
         Rejected: for a file that is no archive, or symbols that it does not hold.
         RunFailed: where a run ended with an error.
     """
-    ready = inspect_archive(file, archive_limits(platform))
+    ready = inspect_archive(file, archive_limits(platform), now=platform.now())
     tell_bars(platform)
     instance = open_instance(platform.settings)
     clear_orphans_beside(platform.settings, instance)
@@ -90,6 +117,7 @@ def validate(
     return Validated(delivery.archive_id, wanted)
 
 
+@_telling_a_full_disk
 def backfill(
     platform: Platform,
     *,
@@ -127,6 +155,7 @@ def backfill(
     return archives
 
 
+@_telling_a_full_disk
 def load(platform: Platform, symbols: Sequence[str] | None) -> list[dict[str, Any]]:
     """Load or top up the bars of these symbols, also of those that no archive has.
 
@@ -194,19 +223,16 @@ def weigh(platform: Platform, instance: dg.DagsterInstance) -> None:
     Raises:
         RunFailed: after all archives were tried, with the first failures.
     """
-    due = archives_to_weigh(platform)
-    known = set(instance.get_dynamic_partitions(ARCHIVE))
     definition = build_definitions(platform.settings).resolve_job_def(evidence_job.name)
     results = [
         definition.execute_in_process(
             instance=instance,
             partition_key=archive_id,
-            tags={ARCHIVE_TAG: archive_id},
+            tags={ARCHIVE_TAG: archive_id, **made_here()},
             run_config=_QUIET,
             raise_on_error=False,
         )
-        for archive_id in due
-        if archive_id in known
+        for archive_id in evidence_due(instance, platform)
     ]
     _finish(platform, results)
 
@@ -225,7 +251,9 @@ def run_job(
         definition.execute_in_process(
             instance=instance, tags=run_tags, run_config=_QUIET, raise_on_error=False
         )
-        for run_tags in range_tags(symbols, ordered, platform.settings.symbols_per_run, tags)
+        for run_tags in range_tags(
+            symbols, ordered, platform.settings.symbols_per_run, {**tags, **made_here()}
+        )
     ]
     _finish(platform, results)
 

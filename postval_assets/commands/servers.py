@@ -20,6 +20,7 @@ from typing import IO, Any
 import psutil
 
 from postval_assets.commands.home import prepare_home
+from postval_assets.commands.left_behind import started_here
 from postval_assets.core.failures import Rejected
 from postval_assets.settings import Settings, child_environment
 
@@ -89,7 +90,7 @@ def running(command: Sequence[str], settings: Settings, output: IO[bytes] | None
     try:
         process = psutil.Popen(
             list(command),
-            env=child_environment(settings),
+            env={**child_environment(settings), **started_here()},
             # Not in this folder: Dagster reads a .env there, and lets it win over the environment given here.
             cwd=settings.data_dir / "dagster",
             stdin=subprocess.DEVNULL,

@@ -13,6 +13,7 @@ from pydantic import PrivateAttr
 
 from postval_assets.core.failures import Rejected
 from postval_assets.core.folds import Plan, plan_named
+from postval_assets.io.log_file import log_to_file
 from postval_assets.pipeline.archives import archives_of
 from postval_assets.pipeline.platform import Platform, open_platform
 from postval_assets.settings import Settings, load_settings
@@ -67,6 +68,7 @@ class PlatformResource(dg.ConfigurableResource["PlatformResource"]):
             settings = (
                 Settings.model_validate_json(self.settings_json) if self.settings_json else load_settings()
             )
+            log_to_file(settings.data_dir, secrets=settings.secrets)
             self._platform = open_platform(settings)
         return self._platform
 

@@ -6,15 +6,22 @@ Here: every use of the instance's run records, and the three methods of it that 
 A run is worked on by one process. Dagster does not notice when that process is killed (its default launcher cannot
 tell), and with one run at a time a dead run would hold the queue for ever. So each process writes itself into its run,
 and a run whose process is gone is failed; Dagster's own retries then repeat it.
+
+A run exists a moment before it is begun. One that a command makes in its own process says so from the start; one that
+the daemon makes is begun within seconds, also by a daemon that is started again after a crash in that moment.
 """
 
-import os
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
-import psutil
+
+from postval_assets.io.process_identity import is_alive, this_process
 
 PROCESS_TAG = "postval/process"
+COMMAND_TAG = "postval/command_process"
+# A daemon takes up what an earlier one had made and not begun as soon as it has loaded its definitions.
+_LEFT_ALONE = timedelta(minutes=10)
 
 UNFINISHED = [
     dg.DagsterRunStatus.QUEUED,
@@ -39,9 +46,9 @@ def runs(
     return [record.dagster_run for record in instance.get_run_records(filters, limit=limit)]
 
 
-def this_process() -> str:
-    """This process, so that a later one of the same number is not taken for it."""
-    return f"{os.getpid()} {psutil.Process().create_time():.2f}"
+def made_here() -> dict[str, str]:
+    """Tags of a run that a command makes and works on in this process."""
+    return {COMMAND_TAG: this_process()}
 
 
 def write_process(instance: dg.DagsterInstance, run_id: str) -> None:
@@ -58,13 +65,12 @@ def add_tags(instance: dg.DagsterInstance, run_id: str, tags: Mapping[str, str])
 def has_lost_its_process(run: dg.DagsterRun) -> bool | None:
     """Whether the process that worked on a run is gone; None where the run has not written one yet."""
     run_id, _, process = run.tags.get(PROCESS_TAG, "").partition(" ")
-    if run_id != run.run_id:
-        return None
-    number, _, created = process.partition(" ")
-    try:
-        return f"{psutil.Process(int(number)).create_time():.2f}" != created
-    except psutil.NoSuchProcess:
-        return True
+    if run_id == run.run_id:
+        return not is_alive(process)
+    # A run that is repeated from the web page inherits its tags, and is no command's.
+    if COMMAND_TAG in run.tags and run.parent_run_id is None:
+        return not is_alive(run.tags[COMMAND_TAG])
+    return None
 
 
 def orphans(instance: dg.DagsterInstance, *, nobody_else_works: bool) -> list[dg.DagsterRun]:
@@ -80,6 +86,11 @@ def orphans(instance: dg.DagsterInstance, *, nobody_else_works: bool) -> list[dg
         lost = has_lost_its_process(run)
         if lost or (lost is None and nobody_else_works):
             gone.append(run)
+    made = instance.get_run_records(dg.RunsFilter(statuses=[dg.DagsterRunStatus.NOT_STARTED]))
+    for record in made:
+        lost = has_lost_its_process(record.dagster_run)
+        if lost or (lost is None and datetime.now(UTC) - record.create_timestamp > _LEFT_ALONE):
+            gone.append(record.dagster_run)
     return gone
 
 

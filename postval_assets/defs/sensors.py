@@ -11,7 +11,8 @@ import dagster as dg
 from postval_assets.core.failures import PostvalError
 from postval_assets.io.inbox import FileHasher
 from postval_assets.pipeline.archives import Delivery, Outcome
-from postval_assets.pipeline.evidencing import archives_to_weigh
+from postval_assets.pipeline.evidencing import archives_to_weigh, weighed_archives
+from postval_assets.pipeline.platform import Platform
 from postval_assets.pipeline.reception import Reception, receive
 from postval_assets.pipeline.summarizing import stale_summaries
 
@@ -163,7 +164,6 @@ def follow_up_requests(instance: dg.DagsterInstance, platform: PlatformResource)
     if requests:
         return requests
     # Decisions first: evidence is weighed over archives that are decided as they stand.
-    archives = set(instance.get_dynamic_partitions(ARCHIVE))
     return [
         dg.RunRequest(
             run_key=f"{archive_id}:{state}:evidence",
@@ -171,9 +171,22 @@ def follow_up_requests(instance: dg.DagsterInstance, platform: PlatformResource)
             partition_key=archive_id,
             tags={ARCHIVE_TAG: archive_id},
         )
-        for archive_id, state in archives_to_weigh(platform.platform).items()
-        if archive_id in archives
+        for archive_id, state in evidence_due(instance, platform.platform).items()
     ]
+
+
+def evidence_due(instance: dg.DagsterInstance, platform: Platform) -> dict[str, str]:
+    """Archives whose evidence is to be made, with the state of what it is made from.
+
+    Evidence that is there and that Dagster has not heard of is among them: whoever made it was killed in between.
+    """
+    due = archives_to_weigh(platform)
+    told = instance.get_materialized_partitions(dg.AssetKey("archive_evidence"))
+    for archive_id in weighed_archives(platform):
+        if archive_id not in told:
+            due.setdefault(archive_id, "untold")
+    known = set(instance.get_dynamic_partitions(ARCHIVE))
+    return {archive_id: state for archive_id, state in due.items() if archive_id in known}
 
 
 SENSORS = [inbox_sensor, queue_sensor]

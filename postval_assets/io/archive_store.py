@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from postval_assets.core.failures import Rejected, Unavailable
+from postval_assets.io.disk_full import unavailable
+from postval_assets.io.durable import replace_durably
 
 _CHUNK_BYTES = 8 * 2**20
 # What the operating system answers where a file cannot be moved to another disk (the second one on Windows).
 _OTHER_DISK_WINDOWS = 17
+# Of a name's 255 bytes, so that a digest and an ending still fit behind it.
+_MOST_STEM_BYTES = 200
 
 
 class ArchiveStore:
@@ -71,7 +75,7 @@ class ArchiveStore:
                 )
             _move(path, target, sha256)
         except OSError as error:
-            raise Unavailable(f"{path} could not be stored as {target}: {error}") from error
+            raise unavailable(f"{path} could not be stored as", target, error) from error
         return target
 
     def verify(self, sha256: str) -> Path:
@@ -130,7 +134,7 @@ class ArchiveStore:
                     path.unlink()
                     return target
         except OSError as error:
-            raise Unavailable(f"{path} could not be moved to {self._rejected_root}: {error}") from error
+            raise unavailable(f"{path} could not be moved to", self._rejected_root, error) from error
         raise Unavailable(f"{path} could not be moved aside: it is gone, or {second} is another file")
 
     def find_aside(self, file_name: str, sha256: str, size_bytes: int) -> Path | None:
@@ -140,10 +144,15 @@ class ArchiveStore:
                 return target
         return None
 
+    def parts(self) -> Iterator[Path]:
+        """Files that never came into place, of copies that are being made or were killed."""
+        return self._root.glob(".*.zip.part")
+
     def _places_aside(self, file_name: str, sha256: str) -> tuple[Path, Path]:
         """Where a refused file goes: under its own name, or beside another file of that name."""
         own = self._rejected_root / file_name
-        return own, own.with_name(f"{own.stem}-{sha256[:8]}{own.suffix}")
+        stem = own.stem.encode()[:_MOST_STEM_BYTES].decode(errors="ignore")
+        return own, own.with_name(f"{stem}-{sha256[:8]}{own.suffix}")
 
 
 def _holds(path: Path, sha256: str, size_bytes: int | None = None) -> bool:
@@ -156,7 +165,7 @@ def _holds(path: Path, sha256: str, size_bytes: int | None = None) -> bool:
 
 def _move(path: Path, target: Path, sha256: str) -> None:
     try:
-        path.replace(target)
+        replace_durably(path, target)
     except OSError as error:
         if error.errno != errno.EXDEV and getattr(error, "winerror", None) != _OTHER_DISK_WINDOWS:
             raise
@@ -167,14 +176,16 @@ def _copy_over(path: Path, target: Path, sha256: str) -> None:
     """To another disk: the original goes only when a whole, checked copy has its final name."""
     part = target.with_name(f".{target.name}.part")
     digest = hashlib.sha256()
-    with path.open("rb") as source, part.open("wb") as copy:
-        while chunk := source.read(_CHUNK_BYTES):
-            digest.update(chunk)
-            copy.write(chunk)
-        copy.flush()
-        os.fsync(copy.fileno())
-    if digest.hexdigest() != sha256:
-        part.unlink()
-        raise Rejected(f"{path.name} changed while it was copied; the new content counts as another archive")
-    part.replace(target)
+    try:
+        with path.open("rb") as source, part.open("wb") as copy:
+            while chunk := source.read(_CHUNK_BYTES):
+                digest.update(chunk)
+                copy.write(chunk)
+        if digest.hexdigest() != sha256:
+            raise Rejected(
+                f"{path.name} changed while it was copied; the new content counts as another archive"
+            )
+        replace_durably(part, target)
+    finally:
+        part.unlink(missing_ok=True)
     path.unlink()

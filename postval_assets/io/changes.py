@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, Protocol
 
 import pyarrow as pa
 
 from postval_assets.io.dictionary import NULLABLE_KEYS, TABLES
-from postval_assets.io.typed_rows import ARROW_TYPES, Rows, stamped, to_arrow
+from postval_assets.io.typed_rows import ARROW_TYPES, Rows, Stamps, to_arrow
 
 
 class Connection(Protocol):
@@ -95,7 +94,7 @@ def check_change(change: Change) -> None:
         )
 
 
-def apply_change(connection: Connection, change: Change, *, run_id: str, now: datetime) -> int:
+def apply_change(connection: Connection, change: Change, stamps: Stamps) -> int:
     """Makes one change; returns the number of rows inserted."""
     table = change.table
     types = {
@@ -104,7 +103,9 @@ def apply_change(connection: Connection, change: Change, *, run_id: str, now: da
     if isinstance(change, Update):
         _update(connection, change, types)
         return 0
-    rows = _with_keys(table, stamped(to_arrow(table, change.rows, types), run_id=run_id, now=now), types)
+    ordered = TABLES[table].append_only and "revision" in types
+    stamped = stamps.on(to_arrow(table, change.rows, types), with_revision=ordered)
+    rows = _with_keys(table, stamped, types)
     if isinstance(change, Replace):
         for group in _key_groups(change.keys):
             _delete(connection, table, to_arrow(table, group, types), list(group[0]))

@@ -86,8 +86,26 @@ TABLES: dict[str, Table] = {
         "One row per model of an archive x plan x as_of: its part of archive_evidence.", PLAN
     ),
     "deployment_decisions": Table(
-        "One row per model x plan x as_of x policy x run; append-only, the newest created_at counts.",
+        "One row per model x plan x as_of x policy x run; append-only, the highest revision counts.",
         append_only=True,
+    ),
+    "removed_files": Table(
+        "One row per time that an archive's zip or weights were removed on purpose (postval prune, postval archives "
+        "--remove); append-only.",
+        append_only=True,
+    ),
+    "decision_inputs": Table(
+        "One row per input of a decision: what it was when the decision was made; append-only.",
+        ("decision_id", "input"),
+        append_only=True,
+    ),
+    "decided_folds": Table(
+        "One row per fold that a decision was made from, as it was then; fold_results has what it is now.",
+        ("folds_digest", "fold"),
+    ),
+    "recorded_contents": Table(
+        "One row per content that a digest of an input stands for: settings, thresholds, limits, libraries.",
+        ("kind", "digest"),
     ),
 }
 
@@ -255,6 +273,13 @@ COLUMNS: dict[str, str] = {
     "dsr": "Deflated Sharpe ratio, a probability.",
     "policy": "Policy that decided: standard or evidence.",
     "policy_version": "Version of the policy's rules.",
+    "decision_id": "Short name of the decision, 12 hexadecimal digits: postval replay DECISION_ID.",
+    "input": "Name of the input, such as archive, weights, claims, thresholds, settings, bars, code.",
+    "digest": "Digest of the content, hexadecimal; NULL where there is none.",
+    "kind": "What the content is: settings, thresholds, grade_limits, intake, quality_limits or environment.",
+    "content": "JSON, its keys sorted.",
+    "claims_digest": "Digest of what training claims of the model.",
+    "thresholds_digest": "Digest of the numbers of the thresholds: recorded_contents has them.",
     "decision": "LIVE, PAPER, RETRAIN or DROP.",
     "archive_sha256": "SHA-256 of the archive, hexadecimal.",
     "decision_evidence": "Decision of policy evidence; NULL where it made none.",
@@ -265,7 +290,12 @@ COLUMNS: dict[str, str] = {
     "training_profit_factor": "Final profit factor in training.",
     "training_consistency": "Final consistency in training, a fraction.",
     "training_max_drawdown": "Final max drawdown in training: a proxy (reward volatility, not equity).",
+    "n_files": "Number of files.",
+    "removed_at": "When they were removed, UTC.",
     # where a table means something of its own
+    "removed_files.kind": "ARCHIVE (the zip, or a refused file) or WEIGHTS.",
+    "removed_files.size_bytes": "Size of the files together in bytes.",
+    "removed_files.reason": "The rule of retention that named them, or by hand.",
     "training_archives.status": "RECEIVED, EXTRACTED, COMPLETE or REJECTED.",
     "extracted_models.status": "OK, INCOMPATIBLE or REJECTED.",
     "bar_loads.status": "OK, EMPTY (the source has the symbol and no bars) or REJECTED.",
@@ -299,9 +329,16 @@ COLUMNS: dict[str, str] = {
     "deployment_decisions.settings_digest": (
         "That of the folds, or a digest of all of theirs where they differ; of the present settings without folds."
     ),
+    "deployment_decisions.revision": (
+        "Number of the write transaction that made the row, whatever the clock said; NULL where it is older than this "
+        "column."
+    ),
     "deployment_decisions.code_version": (
         "That of the folds, or a digest of all of theirs where they differ; the present one without folds."
     ),
+    "decision_inputs.digest": "Digest of the input, hexadecimal; recorded_contents has what settings and such were.",
+    "decision_inputs.value": "The input itself, as JSON, where it is short; else NULL.",
+    "latest_decisions.decision_id": "Of the worst decision of policy standard: postval replay DECISION_ID.",
     "latest_decisions.decision": "Worst decision of policy standard over the plans; NULL where it made none.",
     "latest_decisions.decision_evidence": "Worst decision of policy evidence; NULL where it made none.",
     "latest_decisions.reasons": "Distinct reasons of policy standard over the plans, the worst plan's first.",

@@ -9,23 +9,39 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import shutil
 import stat
-import time
-from collections.abc import Callable, Iterable, Mapping
+import unicodedata
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from postval_assets.core.archive import ArchiveLimits, ArchivePlan, archive_id
+from postval_assets.core.archive import ArchiveLimits, ArchivePlan, archive_id, require_past
 from postval_assets.core.failures import Rejected, Unavailable
-from postval_assets.core.summary import TrainingSummary, parse_summary
+from postval_assets.core.summary import TrainingSummary
 from postval_assets.io.archive_file import Damaged, open_archive
+from postval_assets.io.disk_full import unavailable
+from postval_assets.io.durable import replace_durably
+from postval_assets.io.file_hasher import FileHasher
+
+__all__ = [
+    "FileHasher",
+    "FileState",
+    "InboxCursor",
+    "InboxScan",
+    "ReadyArchive",
+    "UnreadableArchive",
+    "WaitingFile",
+    "deliver",
+    "inspect_archive",
+    "scan_inbox",
+]
 
 _CHUNK_BYTES = 8 * 2**20
 _GB = 1e9
-_NO_TEXT = "its name is not text (it cannot be written as UTF-8), so no table can hold it: rename it"
+_NO_TEXT = "its name is not plain text (UTF-8 without control characters), so no table or page can hold it: rename it"
+_MOST_NAME_BYTES = 240  # of the 255 that a name may have: a copy in the making has a longer one
 
 log = logging.getLogger("postval.inbox")
 
@@ -40,6 +56,9 @@ class FileState:
         hashed_bytes: how far the hash is, for display.
         sha256: of the whole file; None until it is known.
         reported: whether a scan has returned it as ready or rejected; whoever could not decide on it clears this.
+        seen_at: the last scan, ISO 8601.
+        still_s: how long scans have seen it stand still. Not the time since: a clock that is set forwards must not
+            use up the patience with a copy that is still being written, nor one that is set back stretch it.
     """
 
     size_bytes: int
@@ -48,6 +67,14 @@ class FileState:
     hashed_bytes: int = 0
     sha256: str | None = None
     reported: bool = False
+    seen_at: str | None = None
+    still_s: float = 0.0
+
+    def seen(self, now: datetime, most: timedelta) -> FileState:
+        """The same file, seen again; between two looks at most ``most`` counts as standing still."""
+        before = datetime.fromisoformat(self.seen_at or now.isoformat())
+        passed = min(max(now - before, timedelta(0)), most)
+        return replace(self, seen_at=now.isoformat(), still_s=self.still_s + passed.total_seconds())
 
 
 @dataclass(frozen=True)
@@ -66,7 +93,8 @@ class InboxCursor:
         try:
             files = {name: FileState(**state) for name, state in json.loads(text or "{}").items()}
             for state in files.values():
-                if datetime.fromisoformat(state.unchanged_since).tzinfo is None:
+                instants = [state.unchanged_since, *([state.seen_at] if state.seen_at is not None else [])]
+                if any(datetime.fromisoformat(each).tzinfo is None for each in instants) or state.still_s < 0:
                     return cls()
         except (ValueError, TypeError, AttributeError):
             return cls()
@@ -135,65 +163,6 @@ class InboxScan:
     waiting: tuple[WaitingFile, ...]
 
 
-class FileHasher:
-    """SHA-256 of large files, a bit at every scan; what is done so far is kept in memory."""
-
-    def __init__(
-        self,
-        *,
-        budget_seconds: float = 20.0,
-        clock: Callable[[], float] = time.monotonic,
-        chunk_bytes: int = _CHUNK_BYTES,
-    ) -> None:
-        """Set what one scan may cost.
-
-        Args:
-            budget_seconds: time for all files of one scan; each file advances by at least one chunk.
-            clock: seconds that never run backwards.
-            chunk_bytes: read at once.
-        """
-        self._budget_seconds = budget_seconds
-        self._clock = clock
-        self._chunk_bytes = chunk_bytes
-        self._deadline = clock() + budget_seconds
-        self._started: dict[tuple[Path, int, int], tuple[int, hashlib._Hash]] = {}
-
-    def start_scan(self, folder: Path, present: Iterable[Path]) -> None:
-        """A new budget; files of the folder that are no longer present are forgotten."""
-        kept = set(present)
-        self._started = {
-            key: progress
-            for key, progress in self._started.items()
-            if key[0] in kept or key[0].parent != folder
-        }
-        self._deadline = self._clock() + self._budget_seconds
-
-    def advance(self, path: Path, size_bytes: int, mtime_ns: int) -> tuple[int, str | None]:
-        """Read on; the bytes hashed so far, and the SHA-256 once it is complete.
-
-        Raises:
-            Unavailable: the file changed while it was read.
-            OSError: it could not be read.
-        """
-        key = (path, size_bytes, mtime_ns)
-        offset, sha = self._started.pop(key, (0, hashlib.sha256()))
-        with path.open("rb") as file:
-            file.seek(offset)
-            while True:
-                chunk = file.read(self._chunk_bytes)
-                sha.update(chunk)
-                offset += len(chunk)
-                if not chunk or self._clock() >= self._deadline:
-                    break
-            after = os.fstat(file.fileno())
-        if (after.st_size, after.st_mtime_ns) != (size_bytes, mtime_ns) or offset > size_bytes:
-            raise Unavailable("it changed while it was read")
-        if offset < size_bytes:
-            self._started[key] = (offset, sha)
-            return offset, None
-        return offset, sha.hexdigest()
-
-
 def scan_inbox(
     inbox_dir: Path,
     cursor: InboxCursor,
@@ -208,7 +177,8 @@ def scan_inbox(
     A file is reported when its size and time stood still over two scans, its content could be judged and its hash is
     complete: as ready, or as rejected with the reason. A file that is not a complete zip looks like a slow copy and is
     rejected only after ``unreadable_after`` without change. Everything else waits, with the reason; no file stops the
-    others. A file that stays in the inbox is reported by every scan; ``first_report`` tells.
+    others. A file that stays in the inbox is reported by every scan; ``first_report`` tells. An archive of a far future
+    waits too: it would be the newest of its symbols for good, and it may be the clock that is wrong.
 
     Args:
         inbox_dir: the folder.
@@ -219,24 +189,37 @@ def scan_inbox(
         unreadable_after: patience with incomplete files.
 
     Raises:
-        Unavailable: the folder itself cannot be listed.
+        Unavailable: the folder itself cannot be listed, or its disk does not answer within the hasher's time.
     """
+    return hasher.in_time(
+        lambda: _scan(inbox_dir, cursor, now, hasher, limits or ArchiveLimits(), unreadable_after), inbox_dir
+    )
+
+
+def _scan(
+    inbox_dir: Path,
+    cursor: InboxCursor,
+    now: datetime,
+    hasher: FileHasher,
+    limits: ArchiveLimits,
+    unreadable_after: timedelta,
+) -> InboxScan:
     paths = _candidates(inbox_dir)
-    hasher.start_scan(inbox_dir, paths)
+    hasher.start_look(inbox_dir, paths)
     files: dict[str, FileState] = {}
     ready: list[ReadyArchive] = []
     rejected: list[UnreadableArchive] = []
     waiting: list[WaitingFile] = []
-    for path in paths:
-        if not _is_text(path.name):
+    for path in hasher.in_turn(paths):
+        if not _is_plain_text(path.name):
             waiting.append(WaitingFile(_printable(path.name), _NO_TEXT))
             continue
         state = cursor.files.get(path.name)
         found: ReadyArchive | UnreadableArchive | WaitingFile
         try:
-            state, found = _look(path, state, now, hasher, limits or ArchiveLimits(), unreadable_after)
+            state, found = _look(path, state, now, hasher, limits, unreadable_after)
         except (Unavailable, OSError) as error:
-            found = WaitingFile(path.name, str(error))
+            found = WaitingFile(path.name, _trouble(error))
         except ValueError as error:
             log.warning("%s could not be judged: %s", path.name, error, exc_info=True)
             found = WaitingFile(path.name, f"it could not be judged: {error}")
@@ -248,21 +231,32 @@ def scan_inbox(
             rejected.append(found)
         else:
             waiting.append(found)
+    ready.sort(key=lambda each: each.path)
+    rejected.sort(key=lambda each: each.path)
     return InboxScan(InboxCursor(files), tuple(ready), tuple(rejected), tuple(waiting))
 
 
-def inspect_archive(path: Path, limits: ArchiveLimits | None = None) -> ReadyArchive:
+def inspect_archive(
+    path: Path, limits: ArchiveLimits | None = None, *, now: datetime | None = None
+) -> ReadyArchive:
     """Judge and hash one file at once.
+
+    Args:
+        path: the file.
+        limits: what an archive may cost.
+        now: with a time zone; where it is given, an archive from a far future is refused.
 
     Raises:
         Rejected: it is not a training archive, or its name is not text.
         Unavailable: it could not be read, or changed meanwhile.
     """
-    if not _is_text(path.name):
+    if not _is_plain_text(path.name):
         raise Rejected(f"{_printable(path.name)}: {_NO_TEXT}")
     try:
         found = path.stat()
         name, plan, summary = _content(path, limits or ArchiveLimits())
+        if now is not None:
+            require_past(name, now)
         hasher = FileHasher(budget_seconds=float("inf"))
         _, sha256 = hasher.advance(path, found.st_size, found.st_mtime_ns)
     except OSError as error:
@@ -279,10 +273,14 @@ def deliver(file: Path, inbox_dir: Path) -> Path:
         Rejected: its name is not one that the inbox looks at, or another file of that name is there.
         Unavailable: the disk refused.
     """
-    if not _is_text(file.name):
+    if not _is_plain_text(file.name):
         raise Rejected(f"{_printable(file.name)}: {_NO_TEXT}")
     if not _is_candidate(file.name):
         raise Rejected(f"{file.name[:200]} would be ignored in the inbox; expected a name such as NAME.zip")
+    if len(file.name.encode()) > _MOST_NAME_BYTES:
+        raise Rejected(
+            f"{_printable(file.name)}: its name is too long; expected at most {_MOST_NAME_BYTES} bytes"
+        )
     target = inbox_dir / file.name
     part = inbox_dir / f".{file.name}.part"
     try:
@@ -291,13 +289,14 @@ def deliver(file: Path, inbox_dir: Path) -> Path:
             if _sha256(target) != _sha256(file):
                 raise Rejected(f"{target} is already there with other content; expected a name of its own")
             return target
-        with file.open("rb") as source, part.open("wb") as copy:
-            shutil.copyfileobj(source, copy, _CHUNK_BYTES)
-            copy.flush()
-            os.fsync(copy.fileno())
-        part.replace(target)
+        try:
+            with file.open("rb") as source, part.open("wb") as copy:
+                shutil.copyfileobj(source, copy, _CHUNK_BYTES)
+            replace_durably(part, target)
+        finally:
+            part.unlink(missing_ok=True)
     except OSError as error:
-        raise Unavailable(f"{file} could not be put into {inbox_dir}: {error}") from error
+        raise unavailable(f"{file.name} could not be put into", inbox_dir, error) from error
     return target
 
 
@@ -309,7 +308,10 @@ def _candidates(inbox_dir: Path) -> list[Path]:
     try:
         return sorted(path for path in inbox_dir.iterdir() if _is_candidate(path.name))
     except OSError as error:
-        raise Unavailable(f"the inbox {inbox_dir} could not be listed: {error}") from error
+        raise Unavailable(
+            f"the inbox {inbox_dir} could not be listed: {error.strerror or error}. Is its disk there, and may this "
+            "user read it? What lies in it is taken when it can be"
+        ) from error
 
 
 def _look(
@@ -326,20 +328,22 @@ def _look(
     if not stat.S_ISREG(found.st_mode):
         raise Unavailable("it is a folder or a link; expected a file")
     if before is None or (found.st_size, found.st_mtime_ns) != (before.size_bytes, before.mtime_ns):
-        state = FileState(found.st_size, found.st_mtime_ns, now.isoformat())
+        state = FileState(found.st_size, found.st_mtime_ns, now.isoformat(), seen_at=now.isoformat())
         return state, WaitingFile(name, "it is new or has changed; it is taken when it has stood still")
-    state = before
+    # Half of the patience at most for one gap: the other half is always watched.
+    state = before.seen(now, unreadable_after / 2)
+    if hasher.is_out_of_time(path):
+        return state, WaitingFile(name, "the inbox's disk is slow: the next look goes on with it")
     content: tuple[str, ArchivePlan, TrainingSummary] | None = None
     reason = ""
     try:
         content = _content(path, limits)
     except Rejected as error:
         reason = str(error)
-        if (
-            isinstance(error, Damaged)
-            and now - datetime.fromisoformat(state.unchanged_since) < unreadable_after
-        ):
+        if isinstance(error, Damaged) and state.still_s < unreadable_after.total_seconds():
             return state, WaitingFile(name, f"{reason}; it may still be growing")
+    if content is not None and (ahead := _ahead_of_time(content[0], now)):
+        return state, WaitingFile(name, ahead)
     if state.sha256 is None:
         hashed_bytes, sha256 = hasher.advance(path, state.size_bytes, state.mtime_ns)
         state = replace(state, hashed_bytes=hashed_bytes, sha256=sha256)
@@ -354,10 +358,18 @@ def _look(
     return state, ReadyArchive(*file, *content, first_report=first)
 
 
+def _ahead_of_time(name: str, now: datetime) -> str | None:
+    """What is to be said of an archive of a far future: nobody here can know whether it or the clock is wrong."""
+    try:
+        require_past(name, now)
+    except Rejected as error:
+        return f"{error}. Is this machine's clock right?"
+    return None
+
+
 def _content(path: Path, limits: ArchiveLimits) -> tuple[str, ArchivePlan, TrainingSummary]:
     with open_archive(path, limits) as archive:
-        name = archive_id(archive.plan.summary.name, path.name)
-        return name, archive.plan, parse_summary(archive.read_summary())
+        return archive_id(archive.plan.summary.name, path.name), archive.plan, archive.summary()
 
 
 def _sha256(path: Path) -> str:
@@ -365,14 +377,22 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _is_text(name: str) -> bool:
-    """Whether a file's name can be stored: Linux and Windows allow some that are no Unicode text."""
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
+def _is_plain_text(name: str) -> bool:
+    """Whether a file's name can be stored and shown: systems allow names that are no text or steer a terminal."""
+    return not any(
+        unicodedata.category(each)[0] == "C" or unicodedata.category(each) in ("Zl", "Zp") for each in name
+    )
 
 
 def _printable(name: str) -> str:
-    return name.encode("utf-8", "replace").decode()[:200]
+    return ascii(name)[1:-1][:200]
+
+
+def _trouble(error: Unavailable | OSError) -> str:
+    """Why a file could not be looked at, and what to do where somebody has to."""
+    cause = error if isinstance(error, OSError) else error.__cause__
+    if isinstance(cause, PermissionError):
+        return "it may not be read by the user who runs postval: change its permissions"
+    if isinstance(cause, FileNotFoundError):
+        return "it was there a moment ago and is gone: it was taken away, or its disk was"
+    return str(error)

@@ -1,7 +1,10 @@
 """The actors' weights, as safetensors files named by their content.
 
-Here: writing and reading them with their ``ModelSpec``. Not here: checkpoints (core/checkpoint.py), or which
-model is whose (the warehouse). Nothing is unpickled.
+Here: writing and reading them with their ``ModelSpec``. Not here: checkpoints (core/checkpoint.py), which model is
+whose (the warehouse), or making a damaged file anew (pipeline/stored_weights.py). Nothing is unpickled.
+
+A file comes into place whole, by a rename. Its name says what it has to hold, so that one that a disk spoilt is told
+from a good one.
 """
 
 from __future__ import annotations
@@ -20,11 +23,21 @@ import numpy.typing as npt
 
 from postval_assets.core.failures import Rejected, Unavailable
 from postval_assets.core.model_spec import ActivationBasis, LayerKind, LayerSpec, ModelSpec, VersionBasis
+from postval_assets.io.disk_full import unavailable
+from postval_assets.io.durable import PART, write_durably
 
 Float32 = npt.NDArray[np.float32]
 
 # One key only: the format keeps its metadata in no particular order, and equal models must give equal files.
 _SPEC_KEY = "postval.model_spec"
+
+
+class DamagedWeights(Rejected):
+    """A file of the store that is cut off, or does not hold what its name says."""
+
+
+class LostWeights(Unavailable):
+    """A file of the store that is not there."""
 
 
 @dataclass(frozen=True)
@@ -73,12 +86,23 @@ class ModelStore:
         try:
             if not (target.is_file() and target.read_bytes() == content):
                 target.parent.mkdir(parents=True, exist_ok=True)
-                part = target.with_name(f".{target.name}.part")
-                part.write_bytes(content)
-                part.replace(target)
+                write_durably(target, content)
         except OSError as error:
-            raise Unavailable(f"weights could not be written to {target}: {error}") from error
+            raise unavailable("weights could not be written to", target, error) from error
         return StoredModel(sha256, str(relative), len(content))
+
+    def parts(self) -> Iterator[Path]:
+        """Files that never came into place, of writers that are at work or were killed."""
+        return self._root.glob(f"*/.*{PART}")
+
+    def verify(self, sha256: str) -> None:
+        """Hold a file's content against its name.
+
+        Raises:
+            DamagedWeights: it holds something else.
+            Unavailable: it is not there (LostWeights), or could not be read.
+        """
+        _verify(self.path_of(sha256))
 
     def open(self, sha256: str) -> tuple[ModelSpec, StoredTensors]:
         """A model's facts, and its weights, which are read when they are asked for; errors as in ``load``."""
@@ -93,17 +117,12 @@ class ModelStore:
             verify: hold the file's content against its name first.
 
         Raises:
-            Rejected: damaged, or not written by this store.
-            Unavailable: it is not there, or could not be read.
+            Rejected: damaged (DamagedWeights), or not written by this store.
+            Unavailable: it is not there (LostWeights), or could not be read.
         """
         path = self._root / model if isinstance(model, Path) or "/" in model else self.path_of(model)
-        try:
-            if verify and hashlib.sha256(path.read_bytes()).hexdigest() != path.stem:
-                raise Rejected(
-                    f"{path} is damaged: its content does not have the SHA-256 that it is named by"
-                )
-        except OSError as error:
-            raise _unread(path, error) from error
+        if verify:
+            _verify(path)
         tensors = StoredTensors(path)
         return tensors.spec(), dict(tensors)
 
@@ -112,8 +131,8 @@ class StoredTensors(Mapping[str, Float32]):
     """The arrays of one stored file, each read from it whenever it is asked for, as a copy of the caller's own.
 
     Raises (every method):
-        Rejected: damaged, or not written by this store.
-        Unavailable: it is not there, or could not be read.
+        Rejected: damaged (DamagedWeights), or not written by this store.
+        Unavailable: it is not there (LostWeights), or could not be read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -128,7 +147,10 @@ class StoredTensors(Mapping[str, Float32]):
             raise Rejected(
                 f"{self._path} does not say which model it is; expected a file written by this store"
             )
-        return spec_from_json(text)
+        try:
+            return spec_from_json(text)
+        except Rejected as error:
+            raise DamagedWeights(f"{self._path}: {error}") from error
 
     def __getitem__(self, name: str) -> Float32:
         """One array."""
@@ -158,11 +180,23 @@ class StoredTensors(Mapping[str, Float32]):
         except OSError as error:
             raise _unread(self._path, error) from error
         except SafetensorError as error:
-            raise Rejected(f"{self._path} is damaged: {error}") from error
+            raise DamagedWeights(f"{self._path} is damaged: {ascii(str(error))[1:-1][:160]}") from error
+
+
+def _verify(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise _unread(path, error) from error
+    if found != path.stem:
+        raise DamagedWeights(f"{path} is damaged: its content does not have the SHA-256 that it is named by")
 
 
 def _unread(path: Path, error: OSError) -> Unavailable:
-    return Unavailable(f"weights {path} could not be read: {error}")
+    if isinstance(error, FileNotFoundError):
+        return LostWeights(f"weights {path} are not there")
+    return unavailable("weights could not be read from", path, error)
 
 
 def spec_to_json(spec: ModelSpec) -> str:

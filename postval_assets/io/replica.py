@@ -19,6 +19,8 @@ from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 
+from postval_assets.io.durable import sync_folder
+
 
 class PublicationStatus(StrEnum):
     """What became of a publication."""
@@ -69,11 +71,19 @@ def _numbered(replica: Path) -> dict[int, Path]:
 
 
 def copy_database(source: Path, target: Path) -> None:
-    """Copies a database file that nobody writes to, without its log, sharing blocks where possible."""
+    """Copies a database file that nobody writes to, without its log, sharing blocks where possible.
+
+    Raises:
+        OSError: the disk refused; no half of a copy is left.
+    """
     remove(target)
     remove(wal_of(target))
-    if not _copy_in_kernel(source, target):
-        shutil.copyfile(source, target)
+    try:
+        if not _copy_in_kernel(source, target):
+            shutil.copyfile(source, target)
+    except OSError:
+        remove(target)
+        raise
 
 
 def _copy_in_kernel(source: Path, target: Path) -> bool:
@@ -96,6 +106,8 @@ def _copy_in_kernel(source: Path, target: Path) -> bool:
 def place(staged: Path, replica: Path, *, published_at: datetime) -> Publication:
     """Makes a staged copy the replica, read-only; keeps it under a number where that is refused.
 
+    The copy was written to and closed as a database, which has brought it to the disk.
+
     A log that somebody's writing left beside the old replica goes first: DuckDB 1.5 would replay it into the
     new file, and 2.0 would refuse to open it.
 
@@ -117,6 +129,8 @@ def place(staged: Path, replica: Path, *, published_at: datetime) -> Publication
         _remove_where_possible(path for path in older.values() if path != aside)
         reason = f"{replica.name} is open in another program: {error.strerror or error}"
         return Publication(PublicationStatus.KEPT_ASIDE, aside, published_at, reason)
+    # The caller notes what is published; after a power cut that must not be of a name that was lost.
+    sync_folder(replica.parent)
     _remove_where_possible(kept_aside(replica))
     return Publication(PublicationStatus.PUBLISHED, replica, published_at)
 

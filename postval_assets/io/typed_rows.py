@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import numpy as np
@@ -17,9 +18,6 @@ import pyarrow.compute as pc
 
 Rows = pd.DataFrame | Sequence[Mapping[str, object]]
 """Rows by column name: a data frame, or one mapping a row. Columns left out become NULL."""
-
-STAMPS = ("run_id", "created_at")
-"""Columns that the warehouse fills in itself."""
 
 ARROW_TYPES: dict[str, pa.DataType] = {
     "VARCHAR": pa.string(),
@@ -54,16 +52,31 @@ def to_arrow(table: str, rows: Rows, types: Mapping[str, str]) -> pa.Table:
     )
 
 
-def stamped(rows: pa.Table, *, run_id: str, now: datetime) -> pa.Table:
-    """``rows`` with run_id and created_at in every row, in place of what they said."""
-    rows = rows.drop_columns([name for name in STAMPS if name in rows.column_names])
-    stamps = {
-        "run_id": pa.scalar(run_id, pa.string()),
-        "created_at": pa.scalar(now, pa.timestamp("us", tz="UTC")),
-    }
-    for name, value in stamps.items():
-        rows = rows.append_column(name, pa.repeat(value, rows.num_rows))
-    return rows
+@dataclass(frozen=True)
+class Stamps:
+    """What the warehouse fills in itself.
+
+    Attributes:
+        run_id: the run that writes.
+        created_at: when; aware.
+        revision: number of the writing transaction: unlike the clock, it never goes back.
+    """
+
+    run_id: str
+    created_at: datetime
+    revision: int
+
+    def on(self, rows: pa.Table, *, with_revision: bool) -> pa.Table:
+        """``rows`` with these in every row, in place of what they said."""
+        stamps = {
+            **({"revision": pa.scalar(self.revision, pa.int64())} if with_revision else {}),
+            "run_id": pa.scalar(self.run_id, pa.string()),
+            "created_at": pa.scalar(self.created_at, pa.timestamp("us", tz="UTC")),
+        }
+        rows = rows.drop_columns([name for name in stamps if name in rows.column_names])
+        for name, value in stamps.items():
+            rows = rows.append_column(name, pa.repeat(value, rows.num_rows))
+        return rows
 
 
 def _columns(rows: Rows) -> dict[str, pd.Series | list[object]]:

@@ -18,7 +18,8 @@ newest_rows AS (
         ON e.archive_id = d.archive_id AND e.symbol = d.symbol AND e.timeframe = d.timeframe
         AND e.as_of IS NOT DISTINCT FROM d.as_of
     QUALIFY row_number() OVER (
-        PARTITION BY d.symbol, d.timeframe, d.plan, d.policy ORDER BY d.created_at DESC, d.run_id DESC
+        PARTITION BY d.symbol, d.timeframe, d.plan, d.policy
+        ORDER BY d.revision DESC NULLS LAST, d.created_at DESC, d.run_id DESC
     ) = 1
 ),
 models AS (
@@ -32,7 +33,9 @@ models AS (
             AS reasons,
         flatten(list(reasons ORDER BY rank, plan) FILTER (WHERE policy = 'evidence' AND reasons IS NOT NULL))
             AS reasons_evidence,
-        max(created_at) AS decided_at
+        max(created_at) AS decided_at,
+        -- of the decision that counts: `postval replay` takes it
+        first(decision_id ORDER BY rank, plan) FILTER (WHERE policy = 'standard') AS decision_id
     FROM newest_rows
     GROUP BY symbol, timeframe, archive_id, as_of
 )
@@ -42,7 +45,7 @@ SELECT
     coalesce(list_filter(m.reasons, lambda r, i: list_position(m.reasons, r) = i), []) AS reasons,
     coalesce(list_filter(m.reasons_evidence, lambda r, i: list_position(m.reasons_evidence, r) = i), [])
         AS reasons_evidence,
-    g.classification, m.decided_at
+    g.classification, m.decided_at, m.decision_id
 FROM models AS m
 LEFT JOIN gating_scores AS g
     ON g.archive_id = m.archive_id AND g.symbol = m.symbol AND g.timeframe = m.timeframe
@@ -53,7 +56,7 @@ WITH newest_rows AS (
     SELECT * FROM deployment_decisions
     QUALIFY row_number() OVER (
         PARTITION BY archive_id, symbol, timeframe, plan, policy
-        ORDER BY as_of DESC NULLS LAST, created_at DESC, run_id DESC
+        ORDER BY as_of DESC NULLS LAST, revision DESC NULLS LAST, created_at DESC, run_id DESC
     ) = 1
 )
 SELECT
@@ -62,7 +65,7 @@ SELECT
     w.positive_share, w.return_sum, w.best_fold_share, w.consistency_grade, w.stability_grade,
     w.profitability_grade, g.classification, g.fitness AS training_fitness,
     g.profit_factor AS training_profit_factor, g.consistency AS training_consistency,
-    g.max_drawdown AS training_max_drawdown, s.created_at AS decided_at
+    g.max_drawdown AS training_max_drawdown, s.created_at AS decided_at, s.decision_id
 FROM newest_rows AS s
 LEFT JOIN newest_rows AS e
     ON e.policy = 'evidence' AND e.archive_id = s.archive_id AND e.symbol = s.symbol
@@ -83,12 +86,13 @@ WITH newest_rows AS (
     SELECT * FROM deployment_decisions
     WHERE policy = 'standard'
     QUALIFY row_number() OVER (
-        PARTITION BY archive_id, symbol, timeframe, plan, as_of ORDER BY created_at DESC, run_id DESC
+        PARTITION BY archive_id, symbol, timeframe, plan, as_of
+        ORDER BY revision DESC NULLS LAST, created_at DESC, run_id DESC
     ) = 1
 )
 SELECT
     s.symbol, s.archive_id, s.timeframe, s.plan, s.as_of, s.decision, w.sharpe_mean, w.positive_share,
-    s.created_at AS decided_at
+    s.created_at AS decided_at, s.decision_id
 FROM newest_rows AS s
 LEFT JOIN walk_forward_summaries AS w
     ON w.archive_id = s.archive_id AND w.symbol = s.symbol AND w.timeframe = s.timeframe

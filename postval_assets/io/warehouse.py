@@ -1,8 +1,8 @@
-"""The pipeline's DuckDB file and people's read replica of it: the only module that imports duckdb.
+"""The pipeline's DuckDB file, and the replica of it that people read.
 
-Here: the lock, short transactions, migrations, publication, read-only queries. Not here: what is stored and
-what it means (migrations/, views.sql, dictionary.py), the statements that change rows (changes.py), how the
-replica's file gets into place (replica.py).
+Here: the lock, short transactions, migrations, backups, publication. Not here: what is stored and what it means
+(migrations/, views.sql, dictionary.py), the statements that change rows (changes.py), one file opened and judged
+(warehouse_file.py), how copies are kept (backups.py) and how the replica's file gets into place (replica.py).
 
 DuckDB lets one process at a time write a file, and refuses everybody else meanwhile. So each operation takes
 a file lock that all processes share, opens the file, does its work, and closes it: callers compute first and
@@ -11,38 +11,57 @@ write after.
 
 from __future__ import annotations
 
+import errno
 import os
-import re
-import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pandas as pd
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
-from postval_assets.core.failures import Rejected, Unavailable
+from postval_assets.core.failures import PostvalError, Rejected, Unavailable
+from postval_assets.io.backups import copy_verified, exchange, place_for, restorable, way_back
 from postval_assets.io.changes import Append, Change, Merge, Replace, Update, apply_change, check_change
-from postval_assets.io.dictionary import TABLES, VIEWS, comments_on
-from postval_assets.io.queries import fetch, plain_params, require_one_reading_statement
+from postval_assets.io.disk_full import is_disk_full, unavailable
+from postval_assets.io.durable import replace_durably
+from postval_assets.io.publication import current_replicas, forget_publications, note_publication
+from postval_assets.io.queries import fetch, plain_params
 from postval_assets.io.replica import (
     Publication,
     PublicationStatus,
     copy_database,
     kept_aside,
     place,
+    remove,
     staging_of,
     wal_of,
 )
-from postval_assets.io.typed_rows import Rows
+from postval_assets.io.schema import MIGRATIONS, Schema
+from postval_assets.io.shared_lock import taken
+from postval_assets.io.typed_rows import Rows, Stamps
+from postval_assets.io.warehouse_file import (
+    Condition,
+    Connection,
+    DamagedDatabase,
+    Health,
+    connected,
+    contents_of,
+    query_replica,
+    schema_version,
+    table_contents,
+    table_names,
+    transaction,
+)
 
 __all__ = [
+    "MIGRATIONS",
     "Append",
     "Change",
+    "Condition",
+    "Health",
     "Merge",
     "Publication",
     "PublicationStatus",
@@ -54,15 +73,7 @@ __all__ = [
     "query_replica",
 ]
 
-MIGRATIONS = Path(__file__).parent / "migrations"
-VIEWS_SQL = Path(__file__).parent / "views.sql"
-
-_FILE_ERRORS = (duckdb.IOException, duckdb.FatalException, duckdb.InternalException)
-_HELD = re.compile(r"could not set lock|already open|being used by another process", re.IGNORECASE)
-_HOLDER = re.compile(r"PID (\d+)")
-_DAMAGED = re.compile(
-    r"not a valid duckdb database|corrupt|checksum|replaying wal|deseriali|version number", re.IGNORECASE
-)
+_READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def _utc_now() -> datetime:
@@ -99,13 +110,14 @@ class Warehouse:
         self._lock_timeout_s = lock_timeout_s
         self._open_timeout_s = open_timeout_s
         self._clock = clock
-        self._migrations = {int(file.name[:4]): file for file in sorted(migrations.glob("[0-9]*.sql"))}
+        self._schema = Schema(migrations)
 
     def write(self, changes: Sequence[Change], *, run_id: str, now: datetime) -> dict[str, int]:
         """Makes all changes in their order in one transaction, or none of them.
 
         Args:
-            changes: what to change; run_id and created_at of inserted rows are filled in here.
+            changes: what to change; run_id, created_at and (where the table has it) revision of inserted rows are
+                filled in here.
             run_id: the run that writes.
             now: created_at of inserted rows; aware.
 
@@ -121,18 +133,20 @@ class Warehouse:
         for change in changes:
             check_change(change)
         inserted: dict[str, int] = {}
-        with self._session() as connection, _transaction(connection):
+        with self._session(f"a write of {run_id}") as connection, transaction(connection):
+            [(revision,)] = connection.execute(
+                "UPDATE revision SET revision = revision + 1, run_id = ?, created_at = ? RETURNING revision",
+                [run_id, now],
+            ).fetchall()
+            stamps = Stamps(run_id, now, revision)
             for change in changes:
-                count = apply_change(connection, change, run_id=run_id, now=now)
+                count = apply_change(connection, change, stamps)
                 inserted[change.table] = inserted.get(change.table, 0) + count
-            connection.execute(
-                "UPDATE revision SET revision = revision + 1, run_id = ?, created_at = ?", [run_id, now]
-            )
         return inserted
 
     def rows(self, sql: str, params: Sequence[object] = ()) -> list[dict[str, Any]]:
         """Reads rows as mappings: instants are aware datetimes in UTC, NULL is None, lists are lists."""
-        with self._session(read_only=True) as connection:
+        with self._session("a query", read_only=True) as connection:
             names, values = fetch(connection.execute(sql, plain_params(params)))
         return [dict(zip(names, row, strict=True)) for row in values]
 
@@ -141,18 +155,51 @@ class Warehouse:
 
         Integers with a NULL among them come as float64, booleans as object; lists are numpy arrays.
         """
-        with self._session(read_only=True) as connection:
+        with self._session("a query", read_only=True) as connection:
             # by way of Arrow: duckdb's own df() calls a deprecated form of pandas
             frame: pd.DataFrame = connection.execute(sql, plain_params(params)).to_arrow_table().to_pandas()
         return frame
 
     def schema_version(self) -> int:
         """The migration that the file is at; 0 where there is no file."""
-        with self._locked():
+        with self._locked("a look at the schema", reading=True):
             if not self.path.exists():
                 return 0
             with self._connected(self.path, read_only=True) as connection:
-                return _version(connection)
+                return schema_version(connection)
+
+    def condition(self, *, thorough: bool = False) -> Condition:
+        """What is the matter with the file, if anything; nothing is changed, and no failure is raised.
+
+        Args:
+            thorough: read every row of it, so that damage in the middle is found; the lock is given to others
+                between two tables.
+        """
+        if not self.path.parent.exists():
+            return Condition(Health.ABSENT)
+        version: int | None = None
+        try:
+            with self._locked("a look at the schema", reading=True):
+                if not self.path.exists():
+                    self._require_no_remains()
+                    return Condition(Health.ABSENT)
+                with self._connected(self.path, read_only=True) as connection:
+                    version, tables = schema_version(connection), table_names(connection)
+                    health = Health.CURRENT if self._is_current(connection) else Health.OLDER
+            for table in tables if thorough else ():
+                with (
+                    self._locked("a look at every row", reading=True),
+                    self._connected(self.path, read_only=True) as connection,
+                ):
+                    table_contents(connection, table)
+        except DamagedDatabase as error:
+            return Condition(Health.DAMAGED, version, str(error))
+        except Rejected as error:
+            newer = version is not None and version > self._schema.version
+            return Condition(Health.NEWER if newer else Health.DAMAGED, version, str(error))
+        except Unavailable as error:
+            return Condition(Health.UNREACHABLE, version, str(error))
+        return Condition(health, version)
 
     def migrate(self, *, now: datetime) -> list[int]:
         """Brings the schema up to this code's, after a backup, and makes views and comments anew.
@@ -163,70 +210,125 @@ class Warehouse:
         Returns:
             The numbers of the migrations that were run.
         """
-        with self._locked():
+        with self._locked("a migration"):
             return self._migrate(now)
+
+    def make_backup(self, *, now: datetime) -> Path:
+        """Copies the warehouse into ``backups``; the copy counts once it was read and found equal.
+
+        Returns:
+            The copy.
+        """
+        with self._locked("a backup"):
+            if not self.path.exists():
+                raise Rejected(f"{self.path} is not there: there is nothing to copy yet")
+            return self._back_up(now)
+
+    def restore(self, backup: Path, *, now: datetime) -> Path | None:
+        """Puts a copy in the place of the file; what was there, and its log, stay under another name.
+
+        The copy is read whole before anything is moved. Replicas count as stale afterwards: publish anew.
+
+        Args:
+            backup: the copy; it stays.
+            now: for the name of what is put aside.
+
+        Returns:
+            Where the file is now that was there; None where there was none.
+
+        Raises:
+            Rejected: the copy is damaged, no copy of a warehouse, newer than this code, or has a log beside it.
+        """
+        with self._locked("a restore"):
+            contents = restorable(backup, self.path, self._schema.version)
+            copy_verified(backup, self._restoring, contents)
+            with self._connected(self._restoring) as connection, transaction(connection):
+                forget_publications(connection)
+            return exchange(self.path, self._restoring, now)
 
     def publish(self, replica: Path) -> Publication:
         """Puts a copy of the warehouse where people read it, unless that is current already."""
-        with self._locked():
+        label = self._label(replica)
+        with self._locked("a publication"):
             with self._current() as connection:
-                current = _published(connection)
-                label = self._label(replica)
+                current = current_replicas(connection)
                 # a log beside the replica is somebody's writing in it: publish anew, which removes both
                 if label in current and replica.exists() and not wal_of(replica).exists():
                     return Publication(PublicationStatus.UNCHANGED, replica, current[label])
                 connection.execute("CHECKPOINT")
-            aside = kept_aside(replica)
-            if aside and self._label(aside[-1]) in current:  # a current copy whose way was blocked: try again
-                staged, published_at = aside[-1], current[self._label(aside[-1])]
-            else:
-                staged, published_at = staging_of(replica), self._clock()
-                self._stage(staged, replica, published_at)
-            publication = place(staged, replica, published_at=published_at)
+            try:
+                aside = kept_aside(replica)
+                if aside and self._label(aside[-1]) in current:  # current, but its way was blocked: try again
+                    staged, published_at = aside[-1], current[self._label(aside[-1])]
+                else:
+                    staged, published_at = staging_of(replica), self._clock()
+                    self._stage(staged, label, published_at)
+                publication = place(staged, replica, published_at=published_at)
+            except OSError as error:
+                raise unavailable("the copy for people could not be made at", replica, error) from error
             # noted only now: after a crash before this, the copy is made again
-            with self._connected(self.path) as connection, _transaction(connection):
-                _note_publication(connection, self._label(publication.path), published_at)
+            with self._connected(self.path) as connection, transaction(connection):
+                note_publication(connection, self._label(publication.path), published_at)
             return publication
 
     def _label(self, replica: Path) -> str:
         return Path(os.path.relpath(replica.resolve(), self.path.parent.resolve())).as_posix()
 
-    def _stage(self, staged: Path, replica: Path, published_at: datetime) -> None:
+    def _stage(self, staged: Path, label: str, published_at: datetime) -> None:
         """Makes the copy that is to become the replica, and says in it when."""
+        staged.parent.mkdir(parents=True, exist_ok=True)
+        copy_database(self.path, staged)
         try:
-            staged.parent.mkdir(parents=True, exist_ok=True)
-            copy_database(self.path, staged)
+            with self._connected(staged) as connection, transaction(connection):
+                forget_publications(connection)
+                note_publication(connection, label, published_at)
+        except PostvalError:
+            for leftover in (staged, wal_of(staged)):
+                remove(leftover)
+            raise
+
+    @contextmanager
+    def _locked(self, doing: str, *, reading: bool = False) -> Iterator[bool]:
+        """Holds the lock that all processes share; gives whether it does.
+
+        Whoever only reads goes on without it where the directory cannot be written: nobody else writes there
+        either, and DuckDB's own lock still keeps a reader and a writer of the file apart.
+        """
+        lock: FileLock | None = None
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            lock = taken(self.lock_path, timeout_s=self._lock_timeout_s, doing=doing)
         except OSError as error:
-            raise Unavailable(f"cannot copy {self.path} to {staged}: {error}") from error
-        with self._connected(staged) as connection, _transaction(connection):
-            connection.execute("DELETE FROM publication")
-            _note_publication(connection, self._label(replica), published_at)
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Holds the lock that all processes share."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        # a lock object of its own for each use, so that threads of one process exclude each other too
-        lock = FileLock(self.lock_path, timeout=self._lock_timeout_s, poll_interval=0.02)
+            if is_disk_full(error):
+                raise unavailable("the warehouse could not be locked in", self.path.parent, error) from error
+            if not (reading and error.errno in _READ_ONLY and self.path.exists()):
+                raise Unavailable(
+                    f"the data directory {self.path.parent.parent} cannot be written: {error}; make it writable for "
+                    "the user who runs postval, or give another with --data-dir or POSTVAL_DATA_DIR"
+                ) from error
         try:
-            lock.acquire()
-        except Timeout as error:
-            raise Unavailable(
-                f"{self.lock_path} was held by another postval process for {self._lock_timeout_s:g} s: wait "
-                "for its run to finish or stop it, then try again (the lock goes with the process)"
-            ) from error
-        try:
-            yield
+            yield lock is not None
         finally:
-            lock.release()
+            if lock is not None:
+                lock.release()
 
     @contextmanager
-    def _session(self, *, read_only: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
-        with self._locked(), self._current(read_only=read_only) as connection:
-            yield connection
+    def _session(self, doing: str, *, read_only: bool = False) -> Iterator[Connection]:
+        with self._locked(doing, reading=read_only) as locked:
+            if locked:
+                with self._current(read_only=read_only) as connection:
+                    yield connection
+                return
+            with self._connected(self.path, read_only=True) as connection:
+                if not self._is_current(connection):
+                    raise Unavailable(
+                        f"{self.path} has schema version {schema_version(connection)}, and cannot be brought to "
+                        f"{self._schema.version} where the data directory cannot be written: make it writable"
+                    )
+                yield connection
 
     @contextmanager
-    def _current(self, *, read_only: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
+    def _current(self, *, read_only: bool = False) -> Iterator[Connection]:
         """A connection to a file at this code's version; the lock is held by the caller."""
         if self.path.exists():
             with self._connected(self.path, read_only=read_only) as connection:
@@ -237,167 +339,67 @@ class Warehouse:
         with self._connected(self.path, read_only=read_only) as connection:
             yield connection
 
-    @contextmanager
-    def _connected(self, path: Path, *, read_only: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
-        """A connection that is closed afterwards; DuckDB's complaints about the file become ours."""
-        try:
-            connection = self._opened(path, read_only=read_only)
-            try:
-                connection.execute("SET TimeZone = 'UTC'")
-                yield connection
-            finally:
-                connection.close()
-        except duckdb.Error as error:
-            if isinstance(error, _FILE_ERRORS) and _DAMAGED.search(str(error)):
-                raise Rejected(
-                    f"{path} cannot be read ({_first_line(error)}); copies made before each migration are in "
-                    f"{self.backups}: put one in its place, or move the file away to start empty"
-                ) from error
-            if isinstance(error, duckdb.IOException):
-                raise Unavailable(f"{path}: {_first_line(error)}") from error
-            raise
+    def _connected(self, path: Path, *, read_only: bool = False) -> AbstractContextManager[Connection]:
+        ours = self._way_back if path == self.path else str
+        return connected(path, read_only=read_only, open_timeout_s=self._open_timeout_s, way_back=ours)
 
-    def _opened(self, path: Path, *, read_only: bool) -> duckdb.DuckDBPyConnection:
-        """Opens the file, waiting a while for a program that holds it without our lock."""
-        deadline = time.monotonic() + self._open_timeout_s
-        while True:
-            try:
-                return duckdb.connect(path, read_only=read_only)
-            except duckdb.IOException as error:
-                if not _HELD.search(str(error)):
-                    raise
-                if time.monotonic() >= deadline:
-                    pid = _HOLDER.search(str(error))
-                    who = f"process {pid[1]}" if pid else "another program"
-                    raise Unavailable(
-                        f"{path} is open in {who}: close it there. This file belongs to the pipeline; "
-                        "the one for people is postval.duckdb"
-                    ) from error
-                time.sleep(0.05)
+    def _is_current(self, connection: Connection) -> bool:
+        return self._schema.is_current(connection, self.path, self._way_back)
 
-    def _is_current(self, connection: duckdb.DuckDBPyConnection) -> bool:
-        version, ours = _version(connection), max(self._migrations)
-        if version > ours:
-            raise Rejected(
-                f"{self.path} has schema version {version}, this code knows versions up to {ours}: install a "
-                f"newer postval, or go back to a copy in {self.backups}"
-            )
-        return version == ours
+    def _way_back(self) -> str:
+        return way_back(self.backups)
 
     def _migrate(self, now: datetime) -> list[int]:
-        version = 0
-        if self.path.exists():
-            with self._connected(self.path) as connection:
-                self._is_current(connection)
-                version = _version(connection)
-                connection.execute("CHECKPOINT")
-        pending = [number for number in sorted(self._migrations) if number > version]
-        if pending and version:
-            self.backups.mkdir(parents=True, exist_ok=True)
-            name = f"{self.path.stem}.v{version:04}.{now.astimezone(UTC):%Y%m%dT%H%M%SZ}{self.path.suffix}"
-            copy_database(self.path, self.backups / name)
+        if not self.path.exists():
+            return self._create(now)
         with self._connected(self.path) as connection:
-            for number in pending:
-                file = self._migrations[number]
-                with _transaction(connection):
-                    connection.execute(file.read_text(encoding="utf-8"))
-                    connection.execute(
-                        "INSERT INTO schema_versions (version, name, created_at) VALUES (?, ?, ?)",
-                        [number, file.stem, now],
-                    )
-                    if number == 1:
-                        connection.execute("INSERT INTO revision VALUES (0, 'migration', ?)", [now])
-            with _transaction(connection):
-                connection.execute(VIEWS_SQL.read_text(encoding="utf-8"))
-                for name in (*TABLES, *VIEWS):
-                    columns = [row[0] for row in connection.execute(f'DESCRIBE "{name}"').fetchall()]
-                    connection.execute(comments_on(name, columns))
-                # the replica lacks this until it is published again
-                connection.execute("UPDATE revision SET revision = revision + 1")
+            self._is_current(connection)
+            version = schema_version(connection)
+        pending = self._schema.pending(version)
+        if pending and version:
+            self._back_up(now)
+        with self._connected(self.path) as connection:
+            self._schema.bring_up(connection, pending, now)
         return pending
 
+    def _create(self, now: datetime) -> list[int]:
+        """Makes a new file beside its place: one that is there and no database is always a damaged one."""
+        self._require_no_remains()
+        staged = self.path.with_name(f"{self.path.stem}.new{self.path.suffix}")
+        try:
+            for leftover in (staged, wal_of(staged)):
+                remove(leftover)
+            pending = self._schema.pending(0)
+            with self._connected(staged) as connection:
+                self._schema.bring_up(connection, pending, now)
+            replace_durably(staged, self.path)
+        except OSError as error:
+            raise unavailable("the database could not be made:", self.path, error) from error
+        return pending
 
-def query_replica(path: Path, sql: str) -> tuple[list[str], list[tuple[object, ...]]]:
-    """Answers one reading statement from the replica: nothing can be written, and no other file be read.
+    def _require_no_remains(self) -> None:
+        """Raises Rejected where the file is missing but was not given up: to start empty would lose it."""
+        if wal_of(self.path).exists():
+            raise Rejected(
+                f"{self.path} is missing, but its log {wal_of(self.path).name} is there: put the file back, or move "
+                f"the log away; {self._way_back()}"
+            )
+        if self._restoring.exists():
+            raise Rejected(
+                f"{self.path} is missing: a restore was cut short; repeat it (postval restore FILE), or move "
+                f"{self._restoring.name} away to start empty"
+            )
 
-    Where somebody has the replica open for writing, or has left a log beside it, the query goes to a copy.
+    def _back_up(self, now: datetime) -> Path:
+        """Copies the file as it is; the lock is held by the caller."""
+        with self._connected(self.path) as connection:
+            connection.execute("CHECKPOINT")
+            contents = contents_of(connection)
+        target = place_for(self.backups, self.path, contents.schema_version, now)
+        copy_verified(self.path, target, contents)
+        return target
 
-    Args:
-        path: the replica.
-        sql: one SELECT, WITH, FROM, VALUES, TABLE, SHOW, DESCRIBE, SUMMARIZE or EXPLAIN.
-
-    Returns:
-        Column names, and rows in their order.
-
-    Raises:
-        Rejected: not one reading statement, or the statement is wrong.
-        Unavailable: nothing was published yet, or the file cannot be opened now.
-    """
-    if not path.exists():
-        raise Unavailable(f"{path} is not there: it is written when the first run has finished")
-    try:
-        require_one_reading_statement(duckdb, sql)
-        if not wal_of(path).exists():
-            try:
-                return _query(path, sql)
-            except duckdb.IOException as error:
-                if not _HELD.search(str(error)):
-                    raise
-        with tempfile.TemporaryDirectory(prefix="postval-sql-") as directory:
-            copy = Path(directory) / path.name
-            copy_database(path, copy)
-            return _query(copy, sql)
-    except OSError as error:
-        raise Unavailable(f"{path} cannot be read now: {error}") from error
-    except duckdb.Error as error:
-        raise Rejected(str(error).strip()) from error
-
-
-def _query(path: Path, sql: str) -> tuple[list[str], list[tuple[object, ...]]]:
-    with duckdb.connect(path, read_only=True) as connection:
-        connection.execute("SET TimeZone = 'UTC'")
-        connection.execute("SET enable_external_access = false")
-        connection.execute("SET lock_configuration = true")
-        return fetch(connection.execute(sql))
-
-
-def _published(connection: duckdb.DuckDBPyConnection) -> dict[str, datetime]:
-    """When each replica that holds the present state was made."""
-    rows = connection.execute(
-        "SELECT p.replica, p.published_at FROM publication AS p JOIN revision AS r ON r.revision = p.revision"
-    ).fetchall()
-    return {replica: published_at.astimezone(UTC) for replica, published_at in rows}
-
-
-def _note_publication(connection: duckdb.DuckDBPyConnection, label: str, published_at: datetime) -> None:
-    connection.execute("DELETE FROM publication WHERE replica = ?", [label])
-    connection.execute(
-        "INSERT INTO publication (replica, revision, published_at, created_at) "
-        "SELECT ?, revision, ?, ? FROM revision",
-        [label, published_at, published_at],
-    )
-
-
-def _version(connection: duckdb.DuckDBPyConnection) -> int:
-    there = connection.execute(
-        "SELECT count(*) FROM information_schema.tables WHERE table_name = 'schema_versions'"
-    ).fetchone()
-    if there is None or there[0] == 0:
-        return 0
-    newest = connection.execute("SELECT coalesce(max(version), 0) FROM schema_versions").fetchone()
-    return int(newest[0]) if newest else 0
-
-
-@contextmanager
-def _transaction(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
-    connection.begin()
-    try:
-        yield
-    except BaseException:
-        connection.rollback()
-        raise
-    connection.commit()
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0]
+    @property
+    def _restoring(self) -> Path:
+        """Where a copy waits to take the file's place."""
+        return self.path.with_name(f"{self.path.stem}.restoring{self.path.suffix}")

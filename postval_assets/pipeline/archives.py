@@ -19,6 +19,7 @@ from postval_assets.io.inbox import ReadyArchive, UnreadableArchive
 from postval_assets.io.warehouse import Append, Change, Replace, Update
 from postval_assets.pipeline.deciding import finish_archive
 from postval_assets.pipeline.platform import Platform
+from postval_assets.pipeline.removals import Kind, lacks_removed_files, why_removed
 
 _UNKNOWN_TIMEFRAME = "unknown"
 
@@ -81,6 +82,9 @@ def archive_limits(platform: Platform) -> ArchiveLimits:
     s = platform.settings
     return ArchiveLimits(
         max_models=s.max_models,
+        max_entries=s.max_entries,
+        max_summary_bytes=s.max_summary_mb * 2**20,
+        max_ratio=s.max_ratio,
         max_checkpoint_bytes=s.max_checkpoint_mb * 2**20,
         max_total_bytes=s.max_archive_gb * 2**30,
     )
@@ -141,7 +145,8 @@ def register(
     models = list_models(ready.plan, ready.summary)
     symbols = tuple(dict.fromkeys(m.symbol for m in models if m.addressable))
     attempts = _attempts(platform, ready.sha256)
-    if known and known[0]["status"] == "COMPLETE":
+    # One whose files were pruned is worked on again: what is current stays, and its files come back.
+    if known and known[0]["status"] == "COMPLETE" and not lacks_removed_files(platform, known[0]):
         reason = f"the same content was delivered before, as archive {known[0]['archive_id']}, and is decided"
         delivery = _delivery(
             ready, Outcome.DUPLICATE, known[0]["archive_id"], attempts, symbols, models, reason
@@ -363,5 +368,9 @@ def verify_archive(platform: Platform, archive_id: str) -> dict[str, Any]:
     """
     row = archive_row(platform, archive_id)
     if row["status"] != "REJECTED" and row["stored_path"] is not None:
+        if not platform.archives.path_of(row["sha256"]).is_file():
+            removed = why_removed(platform, archive_id, Kind.ARCHIVE)
+            if removed is not None:
+                raise Rejected(removed)
         platform.archives.verify(row["sha256"])
     return row

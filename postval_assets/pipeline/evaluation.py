@@ -20,7 +20,7 @@ from postval_assets.core.evaluation import FoldEvaluation, code_version
 from postval_assets.core.failures import Rejected, Unavailable
 from postval_assets.core.folds import BACKTEST, PlanBlocks
 from postval_assets.core.walk_forward import COMPUTED
-from postval_assets.io.warehouse import Replace
+from postval_assets.io.warehouse import Change, Replace
 from postval_assets.pipeline.bar_checks import BarVerdicts
 from postval_assets.pipeline.fold_jobs import (
     FoldJob,
@@ -37,7 +37,9 @@ from postval_assets.pipeline.market import ModelBars
 from postval_assets.pipeline.network_processes import WORTH_IT_FROM, NetworkProcesses
 from postval_assets.pipeline.platform import Platform, StageReport, SymbolReport
 from postval_assets.pipeline.progress import Progress
+from postval_assets.pipeline.recording import execution_content, keep
 from postval_assets.pipeline.stopwatch import timed_stage
+from postval_assets.pipeline.stored_weights import require_readable, require_whole
 from postval_assets.pipeline.workers import in_order, torch_threads, workers_for
 
 log = logging.getLogger("postval.evaluation")
@@ -120,6 +122,7 @@ class _Stage:
         self.counts: dict[str, list[int]] = {}
         self.problems: dict[str, list[str]] = {}
         self.unavailable: list[str] = []
+        self.kept_settings = False
 
     def run(
         self,
@@ -132,7 +135,7 @@ class _Stage:
         stored = stored_folds(self.platform, self.table, archives)
         symbols = list(dict.fromkeys(str(m["symbol"]) for m in models))
         bars = ModelBars(self.platform, symbols)
-        verdicts = BarVerdicts(self.platform, bars, symbols)
+        verdicts = BarVerdicts.stored(self.platform, bars, symbols)
         progress = Progress(log, self.table, total=len(models))
         for symbol in archives:
             self.counts[symbol], self.problems[symbol] = [0, 0], []
@@ -143,18 +146,20 @@ class _Stage:
                 symbol = str(row["symbol"])
                 with self._told(row, progress) as told:
                     key = model_key(row)
-                    told.append(
-                        fold_job(
-                            self.platform,
-                            row,
-                            selections[symbol],
-                            as_of,
-                            instants.get(key),
-                            bars,
-                            stored.get(key, {}),
-                            verdicts,
-                        )
+                    require_readable(self.platform, row)
+                    job = fold_job(
+                        self.platform,
+                        row,
+                        selections[symbol],
+                        as_of,
+                        instants.get(key),
+                        bars,
+                        stored.get(key, {}),
+                        verdicts,
                     )
+                    if any(job.stale):
+                        require_whole(self.platform, row)
+                    told.append(job)
                 yield from told
 
         n_workers = workers_for(self.platform.settings.workers, len(models))
@@ -266,7 +271,12 @@ class _Stage:
         self.pending_rows += sum(map(len, rows))
 
     def _flush(self) -> None:
-        changes = [Replace(table, keys, _joined(rows)) for table, (keys, rows) in self.pending.items()]
+        changes: list[Change] = [
+            Replace(table, keys, _joined(rows)) for table, (keys, rows) in self.pending.items()
+        ]
+        if changes and not self.kept_settings:
+            changes += keep(self.platform, [execution_content(self.platform.settings)])
+            self.kept_settings = True
         if changes:
             with self.platform.stopwatch.part("writing"):
                 self.platform.warehouse.write(changes, run_id=self.run_id, now=self.platform.now())

@@ -233,6 +233,12 @@ def archives_to_weigh(platform: Platform) -> dict[str, str]:
     return {archive_id: digest_of({"due": digests}) for archive_id, digests in due.items()}
 
 
+def weighed_archives(platform: Platform) -> list[str]:
+    """Archives that have evidence, of whatever state."""
+    rows = platform.warehouse.rows("SELECT DISTINCT archive_id FROM archive_evidence ORDER BY archive_id")
+    return [str(row["archive_id"]) for row in rows]
+
+
 def evidence_digest(inputs: Mapping[str, Any]) -> str:
     """Digest of what a plan's evidence is made from: the folds of its models, and the number of trials."""
     parts = {name: inputs[name] for name in ("folds_digest", "n_models", "n_trials")}

@@ -8,25 +8,26 @@ from __future__ import annotations
 
 import functools
 import logging
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from postval_assets.core.checkpoint import read_checkpoint
+from postval_assets.core.archive import ModelEntry
+from postval_assets.core.checkpoint import Checkpoint, read_checkpoint
 from postval_assets.core.evaluation import code_version, digest_of
 from postval_assets.core.failures import Rejected, Unavailable
 from postval_assets.core.features.feature_set import FeatureSet
 from postval_assets.core.features.registry import FeatureSetBasis, resolve_feature_set
 from postval_assets.core.model_spec import Incompatible, ModelSpec
-from postval_assets.core.summary import TrainingSummary, parse_summary
+from postval_assets.core.summary import TrainingSummary
 from postval_assets.io.archive_file import ArchiveFile, Damaged, open_archive
+from postval_assets.io.model_store import LostWeights
 from postval_assets.io.warehouse import Change, Replace, Update
 from postval_assets.pipeline.archives import ListedModel, archive_limits, archive_row, list_models, relative
 from postval_assets.pipeline.platform import Platform, StageReport, SymbolReport
+from postval_assets.pipeline.removals import Kind, why_removed
+from postval_assets.pipeline.scratch import clear_left_over, scratch_folder
 from postval_assets.pipeline.stopwatch import timed_stage
 from postval_assets.pipeline.workers import in_order, torch_threads, workers_for
 
@@ -36,8 +37,6 @@ Row = dict[str, object]
 
 # Checkpoints read before their rows are written: what a killed run loses at most, and what keeps transactions few.
 _MODELS_PER_WRITE = 10
-# A checkpoint lies in the scratch folder for seconds; what is this old belongs to a run that was killed.
-_SCRATCH_LIFETIME = timedelta(days=1)
 
 
 def store_archive(platform: Platform, archive_id: str, *, run_id: str) -> Path:
@@ -51,8 +50,11 @@ def store_archive(platform: Platform, archive_id: str, *, run_id: str) -> Path:
     if not path.is_file():
         delivered = platform.settings.inbox / row["file_name"]
         if not delivered.is_file():
+            removed = why_removed(platform, archive_id, Kind.ARCHIVE)
             raise Rejected(
-                f"archive {archive_id} ({row['file_name']}) is neither in the inbox nor in the store: deliver it again"
+                removed
+                or f"archive {archive_id} ({row['file_name']}) is neither in the inbox nor in the store: "
+                "deliver it again"
             )
         path = platform.archives.adopt(delivered, row["sha256"], row["size_bytes"])
     stored = relative(platform, path)
@@ -77,7 +79,7 @@ def extract_models(platform: Platform, archives: Mapping[str, str], *, run_id: s
     Raises:
         Unavailable: once, after all other models are done.
     """
-    _clear_scratch(platform)
+    clear_left_over(platform)
     by_archive: dict[str, list[str]] = {}
     for symbol, archive_id in archives.items():
         by_archive.setdefault(archive_id, []).append(symbol)
@@ -87,7 +89,7 @@ def extract_models(platform: Platform, archives: Mapping[str, str], *, run_id: s
         path = store_archive(platform, archive_id, run_id=run_id)
         sha256 = archive_row(platform, archive_id)["sha256"]
         with open_archive(path, archive_limits(platform)) as archive:
-            summary = parse_summary(archive.read_summary())
+            summary = archive.summary()
             source = _Source(platform, archive_id, sha256, archive)
             listed = [m for m in list_models(archive.plan, summary) if m.symbol in set(symbols)]
             writer = _Writer(platform, archive_id, summary, run_id)
@@ -103,6 +105,12 @@ def extract_models(platform: Platform, archives: Mapping[str, str], *, run_id: s
                             writer.add(done[1].result(), is_current=done[0].is_current)
                         except (Unavailable, OSError) as error:
                             unavailable.append(f"{symbol} {done[0].listed.timeframe}: {error}")
+                        except (
+                            Exception
+                        ) as error:  # a fault of the program must not cost the neighbours their rows
+                            name = f"{symbol} {done[0].listed.timeframe}"
+                            log.exception("%s could not be read from archive %s", name, archive_id)
+                            unavailable.append(f"{name}: {type(error).__name__}: {error}")
                         done = next(rows, None)
                     reports.append(writer.end())
             writer.flush()
@@ -110,27 +118,6 @@ def extract_models(platform: Platform, archives: Mapping[str, str], *, run_id: s
     if unavailable:
         raise Unavailable(f"{len(unavailable)} model(s) could not be extracted: " + "; ".join(unavailable))
     return StageReport(tuple(reports))
-
-
-def _clear_scratch(platform: Platform) -> None:
-    """Remove what killed runs left in the scratch folder; what cannot be removed is said and left."""
-    oldest = (platform.now() - _SCRATCH_LIFETIME).timestamp()
-    try:
-        entries = list(platform.scratch.iterdir()) if platform.scratch.is_dir() else []
-    except OSError as error:
-        log.warning("%s could not be looked into: %s", platform.scratch, error)
-        return
-    for entry in entries:
-        try:
-            if entry.lstat().st_mtime >= oldest:
-                continue
-            if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry)
-            else:
-                # A link goes itself; what it points at is not ours.
-                entry.unlink(missing_ok=True)
-        except OSError as error:
-            log.warning("%s is left over from a stopped run and could not be removed: %s", entry, error)
 
 
 @dataclass(frozen=True)
@@ -174,15 +161,24 @@ class _Source:
         if model.stored is not None and model.is_current:
             return model.stored
         prepare()
-        return _model_row(self.platform, self.archive_id, self.sha256, self.archive, model.listed)
+        return model_row(self.platform, self.archive_id, self.sha256, self.archive, model.listed)
 
     def _is_current(self, model: ListedModel, stored: Mapping[str, Any]) -> bool:
         """Whether reading the model again would give the stored row and a weights file that is there."""
         digest = _inputs_digest(self.platform, self.archive_id, self.sha256, model, stored["model_version"])
         if stored["inputs_digest"] != digest:
             return False
-        weights = self.platform.settings.data_dir / str(stored["weights_path"])
-        return stored["status"] != "OK" or weights.is_file()
+        return stored["status"] != "OK" or self._has_weights(model, stored)
+
+    def _has_weights(self, model: ListedModel, stored: Mapping[str, Any]) -> bool:
+        """Whether the weights are there as a file that can be opened; all of it is read by who computes with it."""
+        try:
+            self.platform.models.open(stored["model_sha256"])
+        except (Rejected, LostWeights) as error:
+            name = f"{model.symbol}_{model.timeframe}"
+            log.warning("%s (%s): read again from archive %s", error, name, self.archive_id)
+            return False
+        return True
 
 
 class _Writer:
@@ -264,7 +260,7 @@ def _inputs_digest(
     )
 
 
-def _model_row(
+def model_row(
     platform: Platform, archive_id: str, archive_sha256: str, archive: ArchiveFile, model: ListedModel
 ) -> Row:
     """The row of one model, with the digest of what it was made from."""
@@ -292,24 +288,14 @@ def _read_model(platform: Platform, archive_id: str, archive: ArchiveFile, model
     keys = _row_keys(archive_id, model)
     if model.entry is None:
         return {**keys, "status": "REJECTED", "reason": model.problem}
-    settings = platform.settings
-    platform.scratch.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=platform.scratch) as folder:
-        # The file's name is ours: nothing of the archive's reaches the disk but the bytes.
-        file = Path(folder) / "checkpoint.pt"
-        with platform.stopwatch.part("inflating"):
-            archive.copy_entry_to(model.entry.entry, file)
-        try:
-            with platform.stopwatch.part("checkpoint"):
-                checkpoint = read_checkpoint(
-                    file,
-                    allowed_config_prefixes=settings.config_prefixes,
-                    default_activation=settings.default_activation,
-                )
-        except Incompatible as error:
-            return {**keys, "status": "INCOMPATIBLE", "reason": str(error)}
-        except Rejected as error:
-            return {**keys, "status": "REJECTED", "reason": str(error)}
+    try:
+        checkpoint = read_entry(platform, archive, model.entry)
+    except Damaged:
+        raise
+    except Incompatible as error:
+        return {**keys, "status": "INCOMPATIBLE", "reason": str(error)}
+    except Rejected as error:
+        return {**keys, "status": "REJECTED", "reason": str(error)}
     spec = checkpoint.spec
     facts = {**keys, **spec_columns(spec)}
     try:
@@ -328,6 +314,28 @@ def _read_model(platform: Platform, archive_id: str, archive: ArchiveFile, model
         "status": "OK",
         "reason": "; ".join(checkpoint.notes) or None,
     }
+
+
+def read_entry(platform: Platform, archive: ArchiveFile, entry: ModelEntry) -> Checkpoint:
+    """A checkpoint out of an open archive.
+
+    Raises:
+        Damaged: the archive's bytes are not what its directory says.
+        Rejected: the checkpoint cannot be used; Incompatible where its version does not fit.
+        Unavailable: the disk refused.
+    """
+    settings = platform.settings
+    with scratch_folder(platform) as folder:
+        # The file's name is ours: nothing of the archive's reaches the disk but the bytes.
+        file = folder / "checkpoint.pt"
+        with platform.stopwatch.part("inflating"):
+            archive.copy_entry_to(entry.entry, file)
+        with platform.stopwatch.part("checkpoint"):
+            return read_checkpoint(
+                file,
+                allowed_config_prefixes=settings.config_prefixes,
+                default_activation=settings.default_activation,
+            )
 
 
 def choose_feature_set(

@@ -6,12 +6,12 @@ Here: ``postval validate FILE``. Not here: what arrives in the inbox (reception.
 from __future__ import annotations
 
 import shutil
-import tempfile
-from pathlib import Path
 
-from postval_assets.core.failures import Rejected, Unavailable
+from postval_assets.core.failures import Rejected
+from postval_assets.io.disk_full import unavailable
 from postval_assets.io.inbox import ReadyArchive
 from postval_assets.pipeline.platform import Platform
+from postval_assets.pipeline.scratch import clear_left_over, scratch_folder
 
 
 def take_in(platform: Platform, ready: ReadyArchive) -> None:
@@ -28,12 +28,13 @@ def take_in(platform: Platform, ready: ReadyArchive) -> None:
 
 def _copy_in(platform: Platform, ready: ReadyArchive) -> None:
     """For an archive that the store has not, or has damaged."""
-    try:
-        platform.scratch.mkdir(parents=True, exist_ok=True)
-        # A folder of its own: two runs may take in one file at the same time, and nothing stays where one fails.
-        with tempfile.TemporaryDirectory(dir=platform.scratch, ignore_cleanup_errors=True) as folder:
-            copy = Path(folder) / f"{ready.sha256}.zip"
+    # A copy of 4 GB that a killed run left may be what is missing on the disk.
+    clear_left_over(platform)
+    # A folder of its own: two runs may take in one file at the same time, and nothing stays where one fails.
+    with scratch_folder(platform) as folder:
+        copy = folder / f"{ready.sha256}.zip"
+        try:
             shutil.copyfile(ready.path, copy)
-            platform.archives.adopt(copy, ready.sha256, ready.size_bytes)
-    except OSError as error:
-        raise Unavailable(f"{ready.path} could not be copied to {platform.scratch}: {error}") from error
+        except OSError as error:
+            raise unavailable(f"{ready.path} could not be copied to", platform.scratch, error) from error
+        platform.archives.adopt(copy, ready.sha256, ready.size_bytes)

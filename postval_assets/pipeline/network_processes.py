@@ -101,10 +101,11 @@ class NetworkProcesses:
 
 def _begin() -> None:
     """In a new process: leave Ctrl-C to the parent, end with it, and use one core."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Before torch, which takes seconds in which the parent may die.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     import torch
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
 
 

@@ -103,7 +103,9 @@ def archive_results(
             SELECT x.* FROM deployment_decisions x {newest}
             WHERE {of_archive} AND x.policy = ?
               AND x.as_of IS NOT DISTINCT FROM CASE WHEN n.has_folds THEN n.as_of END
-            QUALIFY row_number() OVER (PARTITION BY x.symbol, x.timeframe, x.plan ORDER BY x.created_at DESC) = 1
+            QUALIFY row_number() OVER (
+                PARTITION BY x.symbol, x.timeframe, x.plan ORDER BY x.revision DESC NULLS LAST, x.created_at DESC
+            ) = 1
             ORDER BY x.symbol, x.timeframe, x.plan
             """,
             (*dated, policy),

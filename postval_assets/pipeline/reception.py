@@ -80,7 +80,8 @@ def receive(
         Unavailable: where the inbox cannot be listed.
     """
     settings = platform.settings
-    settings.inbox.mkdir(parents=True, exist_ok=True)
+    if settings.inbox_dir is None:  # one that was named may lie on a disk that is away just now
+        settings.inbox.mkdir(parents=True, exist_ok=True)
     scan = scan_inbox(
         settings.inbox,
         InboxCursor.from_json(cursor),

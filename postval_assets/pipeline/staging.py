@@ -22,6 +22,7 @@ from postval_assets.io.archive_file import open_archive
 from postval_assets.pipeline.archives import archive_limits, archive_row
 from postval_assets.pipeline.platform import Platform
 from postval_assets.pipeline.reading import archive_results, undecided_models
+from postval_assets.pipeline.removals import Kind, why_removed
 
 MANIFEST = "manifest.json"
 DEFAULT_DECISIONS = ("LIVE", "PAPER")
@@ -77,7 +78,8 @@ def stage_models(
     _require_decided(platform, row)
     path = platform.archives.path_of(row["sha256"])
     if not path.is_file():
-        raise Rejected(f"archive {archive_id} is not in the store any more ({path.name}): deliver it again")
+        missing = f"archive {archive_id} is not in the store any more ({path.name}): deliver it again"
+        raise Rejected(why_removed(platform, archive_id, Kind.ARCHIVE) or missing)
     if not classifications and not decisions:
         decisions = DEFAULT_DECISIONS
     chosen = _chosen(platform, archive_id, set(classifications), set(decisions))

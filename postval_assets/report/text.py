@@ -145,8 +145,8 @@ def backtest_table(rows: Sequence[Row]) -> str:
 
 
 def decision_table(rows: Sequence[Row]) -> str:
-    """The decision of each model and plan, with its reasons."""
-    headers = ("symbol", "timeframe", "plan", "as of", "decision", "reasons")
+    """The decision of each model and plan, with its reasons, and the id that ``postval replay`` takes."""
+    headers = ("symbol", "timeframe", "plan", "as of", "decision", "id", "reasons")
     body = [
         (
             r["symbol"],
@@ -154,6 +154,7 @@ def decision_table(rows: Sequence[Row]) -> str:
             r["plan"],
             None if r["as_of"] is None else _day(r["as_of"]),
             r["decision"],
+            r["decision_id"],
             "; ".join(r["reasons"]),
         )
         for r in rows
@@ -223,6 +224,9 @@ def _drawdown(value: float | None) -> str:
 def _cell(value: object) -> str:
     if value is None:
         return "-"
-    text = f"{value:.4g}" if isinstance(value, float) else str(value)
-    # Names come out of archives: nothing of them may steer a terminal.
+    return safe(f"{value:.4g}" if isinstance(value, float) else str(value))
+
+
+def safe(text: str) -> str:
+    """A line without control characters: names come out of archives, and nothing of them may steer a terminal."""
     return "".join(c if unicodedata.category(c)[0] != "C" else " " for c in text)

@@ -82,8 +82,9 @@ def test_alpaca_is_told_with_its_host_and_without_the_keys(
 
 def test_after_a_run_everything_is_counted(validated: Command) -> None:
     found = findings(validated)
-    [warehouse] = found["warehouse"][:1]
-    assert "1 archives, 3 models, 10 folds" in warehouse.found
+    [warehouse], [results] = found["warehouse"], found["results"]
+    assert warehouse.found.endswith("every row read")
+    assert "1 archives, 3 models, 10 folds" in results.found
     assert found["replica"][0].severity is Severity.OK
     assert "0 queued, 0 running, 0 failed runs" in found["dagster"][0].found
     assert all(f.severity is not Severity.ERROR for group in found.values() for f in group)

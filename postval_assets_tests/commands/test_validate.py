@@ -9,10 +9,13 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pandas as pd
 import pytest
 import torch
 
+from postval_assets.commands.home import open_instance
+from postval_assets.settings import Settings
 from postval_assets_tests.commands.conftest import ARCHIVE, Command
 from postval_assets_tests.factories import STAMP, claims, good_claims, make_archive, make_summary
 from postval_assets_tests.platform_process import REPOSITORY, postval_environment, run_postval
@@ -238,6 +241,17 @@ def test_the_same_archive_again_computes_nothing_anew_and_says_so(
     assert "PER-FOLD ANALYSIS" in done.out
     assert validated.rows("SELECT count(*) AS n, max(created_at) AS t FROM fold_results") == before
     assert made_archive.is_file(), "the file belongs to whoever gave it"
+
+
+def test_evidence_that_dagster_was_not_told_of_is_told(validated: Command, made_archive: Path) -> None:
+    instance = open_instance(Settings(data_dir=validated.data_dir))
+    evidence = dg.AssetKey("archive_evidence")
+    assert instance.get_materialized_partitions(evidence) == {ARCHIVE}
+    # A process killed between the rows and the event leaves this.
+    instance.wipe_assets([evidence])
+    assert instance.get_materialized_partitions(evidence) == set()
+    assert validated("validate", str(made_archive)).code == 0
+    assert instance.get_materialized_partitions(evidence) == {ARCHIVE}
 
 
 def test_only_the_symbols_asked_for_are_computed(postval: Command, made_archive: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -127,11 +128,18 @@ def archive_of(folder: Path, stamp: str, models: Sequence[str] | Mapping[str, An
 def opened_home(folder: Path, **settings: object) -> Iterator[Home]:
     """A fresh data directory whose instance is this process's for the length of the block."""
     chosen = load_settings(data_dir=folder, bars_source="sample", **settings)
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment(chosen).items():
-            patch.setenv(name, value)
-        with open_instance(chosen) as instance:
-            yield Home(chosen, open_platform(chosen), instance)
+    logger = logging.getLogger("postval")
+    before = (list(logger.handlers), logger.level)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in environment(chosen).items():
+                patch.setenv(name, value)
+            with open_instance(chosen) as instance:
+                yield Home(chosen, open_platform(chosen), instance)
+    finally:
+        # The directory's own log, which the first use of its platform turned on.
+        logger.handlers = before[0]
+        logger.setLevel(before[1])
 
 
 @pytest.fixture(scope="session")

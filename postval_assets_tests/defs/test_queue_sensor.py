@@ -110,5 +110,5 @@ def held(tmp_path: Path) -> Iterator[Home]:
 
 def test_a_warehouse_that_is_held_is_said_by_the_tick(held: Home) -> None:
     held.queue_tick()
-    with held.platform.warehouse._locked():
-        assert "was held by another postval process" in message(held.queue_tick()[0])
+    with held.platform.warehouse._locked("a test"):
+        assert "warehouse.duckdb.lock was held for" in message(held.queue_tick()[0])

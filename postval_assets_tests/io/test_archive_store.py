@@ -124,7 +124,7 @@ def test_a_disk_that_refuses_is_worth_retrying(folders, monkeypatch):
 
     monkeypatch.setattr(Path, "replace", full)
     path = folders.drop()
-    with pytest.raises(Unavailable, match="No space left"):
+    with pytest.raises(Unavailable, match="the disk is full"):
         adopt(folders, path)
     assert path.read_bytes() == CONTENT
 
@@ -162,3 +162,15 @@ def test_rejected_files_keep_their_names_and_overwrite_nothing(folders):
 def test_a_rejected_file_that_is_nowhere_is_worth_retrying(folders):
     with pytest.raises(Unavailable):
         folders.store.reject(folders.inbox / "a.zip", SHA)
+
+
+def test_two_refused_files_of_one_very_long_name_both_find_a_place(folders):
+    name = "\u00e9" * 124 + ".zip"  # 252 bytes of the 255 that a name may have
+    aside = []
+    for content in (b"one", b"two"):
+        path = folders.inbox / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        aside.append(folders.store.reject(path, hashlib.sha256(content).hexdigest()))
+    assert [path.read_bytes() for path in aside] == [b"one", b"two"]
+    assert len(aside[1].name.encode()) <= 255

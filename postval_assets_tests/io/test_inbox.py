@@ -100,9 +100,10 @@ def test_what_is_no_zip_is_rejected_after_ten_minutes_without_change(inbox):
     path = inbox.folder / "a.zip"
     path.write_bytes(b"not a zip" * 100)
     inbox.scan()
-    waiting = inbox.scan(timedelta(minutes=9, seconds=59)).waiting
-    assert "not a complete zip file" in waiting[0].reason
-    (rejected,) = inbox.scan(timedelta(seconds=1)).rejected
+    for _ in range(2):
+        waiting = inbox.scan(timedelta(minutes=4, seconds=59)).waiting
+        assert "not a complete zip file" in waiting[0].reason
+    (rejected,) = inbox.scan(timedelta(seconds=2)).rejected
     assert "not a complete zip file" in rejected.reason
     assert (rejected.path, rejected.sha256, rejected.first_report) == (path, sha_of(path), True)
     assert inbox.scan().rejected[0].first_report is False
@@ -250,6 +251,8 @@ def test_inspecting_judges_at_once(tmp_path):
         inspect_archive(make_archive(tmp_path / "b.zip", {"AAPL": b"aapl"}, summary=...))
     with pytest.raises(Rejected, match="at most 1 "):
         inspect_archive(path, ArchiveLimits(max_entries=1))
+    with pytest.raises(Rejected, match="trained on 2025-03-01"):
+        inspect_archive(path, now=datetime(2023, 1, 1, tzinfo=UTC))
     with pytest.raises(Unavailable):
         inspect_archive(tmp_path / "none.zip")
 
@@ -273,15 +276,28 @@ def test_delivering_never_overwrites_another_file(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not allow such names")
+@pytest.mark.parametrize(
+    "name", ["\x1b[31mred.zip", "two\nlines.zip", "right\u202etfel.zip", "line\u2028end.zip"]
+)
+def test_a_name_that_would_steer_a_terminal_is_not_taken(inbox, name):
+    inbox.put(name)
+    inbox.scan()
+    [waiting] = inbox.scan().waiting
+    assert "rename it" in waiting.reason
+    assert waiting.name.isascii()
+    assert waiting.name.isprintable()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not allow such names")
 def test_a_name_that_is_no_text_is_not_taken(inbox, tmp_path):
     path = inbox.put("caf\udce9.zip")
     good = inbox.put("good.zip")
     for _ in range(2):
         scan = inbox.scan()
-        assert "caf?.zip" in {w.name for w in scan.waiting if "rename it" in w.reason}
+        assert "caf\\udce9.zip" in {w.name for w in scan.waiting if "rename it" in w.reason}
     assert [r.path for r in scan.ready] == [good]
     for refuses in (inspect_archive, lambda file: deliver(file, tmp_path / "other")):
-        with pytest.raises(Rejected, match=r"^caf\?\.zip: .*rename it"):
+        with pytest.raises(Rejected, match=r"^caf\\udce9\.zip: .*rename it"):
             refuses(path)
 
 
@@ -300,6 +316,25 @@ def test_a_name_that_would_be_ignored_is_not_delivered(tmp_path, name):
     path = make_archive(tmp_path / name, {"AAPL": b"aapl"})
     with pytest.raises(Rejected, match="ignored"):
         deliver(path, tmp_path / "inbox")
+
+
+def test_a_name_that_leaves_no_room_for_a_copy_in_the_making_is_not_delivered(tmp_path):
+    path = make_archive(tmp_path / f"{'n' * 245}.zip", {"AAPL": b"aapl"})
+    with pytest.raises(Rejected, match="name is too long; expected at most 240 bytes"):
+        deliver(path, tmp_path / "inbox")
+    assert not (tmp_path / "inbox").exists()
+
+
+def test_a_copy_that_fails_leaves_nothing_behind(tmp_path, monkeypatch):
+    path = make_archive(tmp_path / "a.zip", {"AAPL": b"aapl"})
+
+    def full(part, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("postval_assets.io.inbox.replace_durably", full)
+    with pytest.raises(Unavailable, match="the disk is full"):
+        deliver(path, tmp_path / "inbox")
+    assert list((tmp_path / "inbox").iterdir()) == []
 
 
 @pytest.mark.shared_data

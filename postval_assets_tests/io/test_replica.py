@@ -13,6 +13,7 @@ import duckdb
 import pytest
 
 from postval_assets.core.failures import Rejected, Unavailable
+from postval_assets.io import warehouse_file
 from postval_assets.io.replica import copy_database, wal_of
 from postval_assets.io.warehouse import Append, PublicationStatus, Warehouse, kept_aside, query_replica
 
@@ -353,3 +354,37 @@ def test_anything_else_is_refused(warehouse: Warehouse, replica: Path, sql: str)
 def test_before_the_first_publication_the_answer_is_to_wait(replica: Path) -> None:
     with pytest.raises(Unavailable, match=r"postval\.duckdb is not there"):
         query_replica(replica, "SELECT 1")
+
+
+# ---- somebody writes into it just now ----
+
+
+def test_a_copy_that_was_torn_by_somebodys_writing_is_made_again(
+    warehouse: Warehouse, replica: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warehouse.publish(replica)
+    wal_of(replica).write_bytes(b"")  # somebody works on it: the query goes to a copy
+    copies: list[Path] = []
+
+    def torn_twice(source: Path, target: Path) -> None:
+        copy_database(source, target)
+        copies.append(target)
+        if len(copies) <= 2:
+            content = target.read_bytes()
+            target.write_bytes(content[: len(content) // 2])
+
+    monkeypatch.setattr(warehouse_file, "copy_database", torn_twice)
+    monkeypatch.setattr(warehouse_file, "_PAUSES_S", (0.0, 0.0, 0.0))
+    assert query_replica(replica, COUNT)[1] == [(1,)]
+    assert len(copies) == 3
+
+
+def test_a_copy_that_stays_torn_is_worth_retrying(
+    warehouse: Warehouse, replica: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warehouse.publish(replica)
+    wal_of(replica).write_bytes(b"")
+    writable(replica).write_bytes(replica.read_bytes()[:5000])
+    monkeypatch.setattr(warehouse_file, "_PAUSES_S", (0.0, 0.0))
+    with pytest.raises(Unavailable, match="another program writes into it"):
+        query_replica(replica, COUNT)

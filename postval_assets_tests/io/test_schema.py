@@ -181,7 +181,7 @@ class Decisions:
     ) -> datetime:
         self.now += timedelta(minutes=1)
         row = model(symbol, archive) | {"as_of": as_of, "plan": plan, "policy": policy}
-        row |= {"decision": decision, "reasons": list(reasons)}
+        row |= {"decision": decision, "reasons": list(reasons), "decision_id": f"{plan}-{decision}"}
         self.warehouse.write([Append("deployment_decisions", [row])], run_id="run-1", now=self.now)
         return self.now
 
@@ -215,6 +215,7 @@ def test_latest_decisions_takes_the_worst_plan_of_the_newest_evaluation(
             "reasons_evidence": ["P_VALUE"],
             "classification": "REVIEW",
             "decided_at": last,
+            "decision_id": "365d-RETRAIN",  # the decision that counts
         }
     ]
 
@@ -317,3 +318,37 @@ def test_the_history_of_a_symbol_is_in_time_order(warehouse: Warehouse, decide: 
 
 def test_before_a_publication_published_at_is_one_empty_row(warehouse: Warehouse) -> None:
     assert warehouse.rows("SELECT * FROM published_at") == [{"published_at": None}]
+
+
+def test_decisions_of_an_older_file_keep_all_they_say_and_count_by_time_among_themselves(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "warehouse" / "warehouse.duckdb"
+    path.parent.mkdir()
+    with duckdb.connect(path) as older:
+        older.execute("SET TimeZone = 'UTC'")
+        for file in sorted(MIGRATIONS.glob("*.sql")):
+            if int(file.name[:4]) <= 3:
+                older.execute(file.read_text(encoding="utf-8"))
+                older.execute(
+                    "INSERT INTO schema_versions VALUES (?, ?, NULL, ?)", [int(file.name[:4]), file.stem, NOW]
+                )
+        older.execute("INSERT INTO revision VALUES (7, 'run-1', ?)", [NOW])
+        for n, decision in enumerate(("LIVE", "PAPER")):
+            older.execute(
+                "INSERT INTO deployment_decisions BY NAME SELECT 'a' AS archive_id, 'AAPL' AS symbol, '1Hour' AS "
+                "timeframe, '180d' AS plan, ?::TIMESTAMPTZ AS as_of, 'standard' AS policy, ? AS decision, ['R'] AS "
+                "reasons, 'd' || ? AS inputs_digest, 'run-1' AS run_id, ?::TIMESTAMPTZ AS created_at",
+                [T1, decision, str(n), NOW + timedelta(days=n)],
+            )
+        columns = [row[0] for row in older.execute("DESCRIBE deployment_decisions").fetchall()]
+        before = older.execute("SELECT * FROM deployment_decisions ORDER BY created_at").fetchall()
+    warehouse = Warehouse(path)
+    assert warehouse.migrate(now=NOW) == NUMBERS[3:]
+    after = warehouse.rows("SELECT * FROM deployment_decisions ORDER BY created_at")
+    assert [tuple(row[name] for name in columns) for row in after] == before
+    assert [row["revision"] for row in after] == [None, None]
+    assert warehouse.rows("SELECT decision FROM latest_decisions") == [{"decision": "PAPER"}]
+    described = {row["column_name"]: row["null"] for row in warehouse.rows("DESCRIBE deployment_decisions")}
+    must = {"archive_id", "symbol", "timeframe", "policy", "decision", "run_id", "created_at"}
+    assert {name for name, null in described.items() if null == "NO"} == must

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from postval_assets.io.typed_rows import stamped, to_arrow
+from postval_assets.io.typed_rows import Stamps, to_arrow
 
 TYPES = {
     "name": "VARCHAR",
@@ -123,6 +123,7 @@ def test_a_column_that_some_rows_leave_out_is_null_there() -> None:
 def test_stamps_take_the_place_of_what_rows_said() -> None:
     types = TYPES | {"run_id": "VARCHAR", "created_at": "TIMESTAMP WITH TIME ZONE"}
     rows = to_arrow("t", [{"name": "a", "run_id": "old"}], types)
-    assert stamped(rows, run_id="new", now=NOON).to_pylist() == [
-        {"name": "a", "run_id": "new", "created_at": NOON}
-    ]
+    stamps = Stamps("new", NOON, 7)
+    stamped = {"name": "a", "run_id": "new", "created_at": NOON}
+    assert stamps.on(rows, with_revision=False).to_pylist() == [stamped]
+    assert stamps.on(rows, with_revision=True).to_pylist() == [stamped | {"revision": 7}]

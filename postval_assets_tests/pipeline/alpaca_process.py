@@ -57,8 +57,8 @@ def die_in_write(number: int) -> None:
     """From the given write on: the process is gone when the bars are in the transaction, and their coverage is not."""
     make, writes = warehouse.apply_change, []
 
-    def make_or_die(connection: Any, change: Any, **stamps: Any) -> int:
-        made = make(connection, change, **stamps)
+    def make_or_die(connection: Any, change: Any, *stamps: Any) -> int:
+        made = make(connection, change, *stamps)
         if isinstance(change, Merge):
             writes.append(change)
             if len(writes) == number:

@@ -300,7 +300,7 @@ def test_what_rounds_to_nothing_is_shown(bench: Bench) -> None:
         figures = {"value": value, "recent_value": recent, "limit_warn": limit}
         changed = Update("bar_quality", key, figures)
         bench.platform.warehouse.write([changed], run_id="other", now=END)
-        verdicts = BarVerdicts(bench.platform, ModelBars(bench.platform, ["BTCUSD"]), ["BTCUSD"])
+        verdicts = BarVerdicts.stored(bench.platform, ModelBars(bench.platform, ["BTCUSD"]), ["BTCUSD"])
         assert verdicts.warnings("BTCUSD", Timeframe.HOUR_4, END) == (said,)
 
 
@@ -344,7 +344,7 @@ def test_a_models_verdict_is_that_of_the_series_it_is_made_from(bench: Bench) ->
     finer.check(["BTCUSD"])
     stored = ModelBars(finer.platform, ["BTCUSD"])
     assert stored.timeframes("BTCUSD") == [Timeframe.HOUR_1, Timeframe.HOUR_4]
-    verdicts = BarVerdicts(finer.platform, stored, ["BTCUSD"])
+    verdicts = BarVerdicts.stored(finer.platform, stored, ["BTCUSD"])
     assert verdicts.stops("BTCUSD", Timeframe.HOUR_4, END) is None
     assert "gaps" in (verdicts.stops("BTCUSD", Timeframe.HOUR_1, END) or "")
 

@@ -346,6 +346,10 @@ def test_weights_that_cannot_be_read_are_told_after_the_others_are_done(bench: B
     archives = ready(bench, "BTCUSD", "ETHUSD")
     weights = bench.one("SELECT weights_path FROM extracted_models WHERE symbol = 'BTCUSD'")["weights_path"]
     (bench.platform.settings.data_dir / weights).unlink()
+    stored = bench.one(
+        "SELECT a.stored_path FROM training_archives a JOIN extracted_models USING (archive_id) WHERE symbol = 'BTCUSD'"
+    )
+    (bench.platform.settings.data_dir / stored["stored_path"]).unlink()
     with pytest.raises(Unavailable, match=r"1 model\(s\) could not be evaluated: BTCUSD 4Hour: weights"):
         bench.evaluate(archives)
     assert bench.folds("BTCUSD") == []

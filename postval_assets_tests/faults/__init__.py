@@ -1,0 +1,1 @@
+"""Many processes at once, and surroundings that fail: disks, clocks, permissions, damaged files."""
