@@ -51,6 +51,7 @@ class Reason(StrEnum):
     TRAINING_WINDOW_UNKNOWN = "TRAINING_WINDOW_UNKNOWN"
     SIMULATED_BARS = "SIMULATED_BARS"
     BAR_QUALITY = "BAR_QUALITY"
+    EDGE_LOST = "EDGE_LOST"
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,8 @@ class ModelVerdict:
         simulated_bars: whether its bars are the sample's, which are not a market's.
         bar_warnings: checks of its bars that warn, in words.
         bar_errors: checks that would stop an evaluation now, in words; its folds are from before.
+        notes: what others found of it (its claims, its champion), as reasons that are always shown and decide nothing.
+        edge_lost: why what it earned since it went LIVE is not what its folds promised; turns LIVE into RETRAIN.
     """
 
     usable: bool
@@ -77,6 +80,8 @@ class ModelVerdict:
     simulated_bars: bool = False
     bar_warnings: tuple[str, ...] = ()
     bar_errors: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    edge_lost: str | None = None
 
 
 @dataclass(frozen=True)
