@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from arch.bootstrap import StationaryBootstrap
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -57,9 +58,8 @@ def test_sums_are_spread_as_those_of_the_plain_loop(mean_block: float) -> None:
 
 
 def test_spread_is_that_of_arch() -> None:
-    arch = pytest.importorskip("arch.bootstrap")
     returns = autoregressive(1000, 0.5, 3) * 1e-3 + 1e-4
-    other = arch.StationaryBootstrap(24, returns, seed=7)
+    other = StationaryBootstrap(24, returns, seed=7)
     theirs = other.apply(lambda r: np.array([r.mean() / r.std(ddof=1)]), 2000)
     mine = bootstrap_sharpe(returns, [1000], seeded("arch"))
     assert mine is not None
