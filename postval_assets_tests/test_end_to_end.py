@@ -53,7 +53,8 @@ LINEAGE = {
     "walk_forward_evaluations": {"gating_scores", "bars"},
     "fold_results": {"gating_scores", "bars"},
     "walk_forward_summaries": {"walk_forward_evaluations", "fold_results"},
-    "deployment_decisions": {"walk_forward_summaries", "gating_scores"},
+    "champion_comparisons": {"walk_forward_evaluations", "fold_results"},
+    "deployment_decisions": {"walk_forward_summaries", "champion_comparisons", "gating_scores"},
     "archive_evidence": {"deployment_decisions", "fold_results"},
 }
 

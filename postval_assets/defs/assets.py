@@ -7,6 +7,7 @@ import dagster as dg
 
 from postval_assets.pipeline.archives import verify_archive
 from postval_assets.pipeline.bar_checks import check_bars
+from postval_assets.pipeline.challenging import compare_champions
 from postval_assets.pipeline.deciding import decide_models
 from postval_assets.pipeline.evaluation import evaluate_backtests, evaluate_folds
 from postval_assets.pipeline.evidencing import weigh_archive
@@ -230,7 +231,30 @@ def walk_forward_summaries(
 
 @symbol_asset(
     partitions_def=symbol_partitions,
-    deps=[walk_forward_summaries, gating_scores],
+    deps=[
+        walk_forward_evaluations,
+        dg.AssetDep(fold_results, partition_mapping=SYMBOL_OF_FOLD),
+    ],
+    group_name=DECISION,
+    kinds={"python", "duckdb", "pytorch"},
+    description=(
+        "One row a model, plan and as_of, where an earlier archive has a model of the symbol: both on the same bars, "
+        "which is better, and whether the difference is more than luck."
+    ),
+)
+def champion_comparisons(
+    context: dg.AssetExecutionContext, platform: PlatformResource
+) -> dg.MaterializeResult:
+    scope = platform.scope(context, context.partition_keys)
+    report = run_stage(
+        lambda: compare_champions(platform.platform, scope.archives, run_id=scope.run_id, as_of=scope.as_of)
+    )
+    return report_stage(context, platform.platform, "champion_comparisons", report)
+
+
+@symbol_asset(
+    partitions_def=symbol_partitions,
+    deps=[walk_forward_summaries, champion_comparisons, gating_scores],
     group_name=DECISION,
     description=(
         "One row a model, plan, as_of, policy and run: LIVE, PAPER, RETRAIN or DROP, every reason that applied, and "
@@ -276,6 +300,7 @@ ASSETS = [
     walk_forward_evaluations,
     fold_results,
     walk_forward_summaries,
+    champion_comparisons,
     deployment_decisions,
     archive_evidence,
 ]

@@ -12,6 +12,7 @@ from .assets import (
     archive_evidence,
     backtest_results,
     bars,
+    champion_comparisons,
     deployment_decisions,
     extracted_models,
     gating_scores,
@@ -32,6 +33,7 @@ archive_job = dg.define_asset_job(
         backtest_results,
         walk_forward_evaluations,
         walk_forward_summaries,
+        champion_comparisons,
         deployment_decisions,
     ),
     description="Everything that an arriving archive needs, for a range of its symbols.",
@@ -46,7 +48,12 @@ bars_job = dg.define_asset_job(
 evaluation_job = dg.define_asset_job(
     "evaluation_job",
     selection=dg.AssetSelection.assets(
-        bars, backtest_results, walk_forward_evaluations, walk_forward_summaries, deployment_decisions
+        bars,
+        backtest_results,
+        walk_forward_evaluations,
+        walk_forward_summaries,
+        champion_comparisons,
+        deployment_decisions,
     ),
     description=(
         "Folds of further plans or newer bars for known models, their 30-day backtest, and the decisions that follow."
@@ -55,8 +62,8 @@ evaluation_job = dg.define_asset_job(
 
 decision_job = dg.define_asset_job(
     "decision_job",
-    selection=dg.AssetSelection.assets(walk_forward_summaries, deployment_decisions),
-    description="Summaries and decisions again, after folds were backfilled.",
+    selection=dg.AssetSelection.assets(walk_forward_summaries, champion_comparisons, deployment_decisions),
+    description="Summaries, comparisons and decisions again, after folds were backfilled.",
 )
 
 evidence_job = dg.define_asset_job(

@@ -85,6 +85,9 @@ TABLES: dict[str, Table] = {
     "archive_evidence_models": Table(
         "One row per model of an archive x plan x as_of: its part of archive_evidence.", PLAN
     ),
+    "champion_comparisons": Table(
+        "One row per model x plan x as_of: it and the model that came before it, on the same bars.", PLAN
+    ),
     "deployment_decisions": Table(
         "One row per model x plan x as_of x policy x run; append-only, the highest revision counts.",
         append_only=True,
@@ -298,6 +301,23 @@ COLUMNS: dict[str, str] = {
     "evidence": "SHOWN, WEAK, INSUFFICIENT (more days are needed, which is not the same as bad) or CONTRADICTED.",
     "evidence_reasons": "Every condition that failed, with its number and the one that was needed.",
     "evidence_digest": "Digest of what the evidence was made from; NULL where it was not weighed.",
+    "champion_archive_id": "The earlier archive whose model of the same symbol and timeframe is the champion.",
+    "champion_model_sha256": "SHA-256 of the champion's weights, hexadecimal.",
+    "n_folds_compared": "Folds that count for both models; the row's figures are over these.",
+    "challenger_sharpe": "Annualised Sharpe ratio of the model's returns on them; NULL for constant returns.",
+    "champion_sharpe": "The same of the champion, on the same bars.",
+    "challenger_return": "Sum of the model's total returns on them.",
+    "champion_return": "The same of the champion.",
+    "challenger_positive_folds": "Of them, folds with a total return above 0.",
+    "champion_positive_folds": "The same of the champion.",
+    "sharpe_difference": "challenger_sharpe - champion_sharpe; NULL where it was not weighed (see reason).",
+    "difference_se": "Bootstrap standard error of sharpe_difference, the same bars drawn for both models.",
+    "difference_low": "5 % percentile of the resampled differences.",
+    "difference_high": "95 % percentile of the resampled differences.",
+    "verdict": "CHALLENGER_BETTER, CHAMPION_BETTER, NO_DIFFERENCE_SHOWN or NOT_COMPARED.",
+    "champion_comparisons.p_value": (
+        "Chance of a sharpe_difference at least as large, either way, between models that are equally good."
+    ),
     "policy": "Policy that decided: standard or evidence.",
     "policy_version": "Version of the policy's rules.",
     "decision_id": "Short name of the decision, 12 hexadecimal digits: postval replay DECISION_ID.",

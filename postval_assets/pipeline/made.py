@@ -33,6 +33,7 @@ _TABLES = {
     "backtest_results": "backtest_results",
     "walk_forward_evaluations": "fold_results",
     "walk_forward_summaries": "walk_forward_summaries",
+    "champion_comparisons": "champion_comparisons",
     "deployment_decisions": "deployment_decisions",
 }
 _BARS = """

@@ -23,10 +23,18 @@ GRAPH = {
     "walk_forward_evaluations": ({"gating_scores", "bars"}, "evaluation", "symbol"),
     "fold_results": ({"gating_scores", "bars"}, "evaluation", "symbol x fold"),
     "walk_forward_summaries": ({"walk_forward_evaluations", "fold_results"}, "decision", "symbol"),
-    "deployment_decisions": ({"walk_forward_summaries", "gating_scores"}, "decision", "symbol"),
+    "champion_comparisons": ({"walk_forward_evaluations", "fold_results"}, "decision", "symbol"),
+    "deployment_decisions": (
+        {"walk_forward_summaries", "champion_comparisons", "gating_scores"},
+        "decision",
+        "symbol",
+    ),
     "archive_evidence": ({"deployment_decisions", "fold_results"}, "decision", "archive"),
 }
-USES_TORCH = {"extracted_models", "backtest_results", "walk_forward_evaluations", "fold_results"}
+USES_TORCH = {
+    *("extracted_models", "backtest_results", "walk_forward_evaluations", "fold_results"),
+    "champion_comparisons",
+}
 CHECKS = {
     ("extracted_models", "models_are_usable"),
     ("gating_scores", "claims_are_valid"),
