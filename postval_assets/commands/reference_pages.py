@@ -63,6 +63,7 @@ WRITERS: Mapping[str, tuple[Kind, str]] = {
     "fold_results": (Kind.EVALUATION, "`walk_forward_evaluations` or `fold_results`"),
     "equity_curves": (Kind.EVALUATION, "the same, with the fold"),
     "trades": (Kind.EVALUATION, "the same, with the fold"),
+    "policy_causality": (Kind.EVALUATION, "`walk_forward_evaluations` or `fold_results`, with the folds"),
     "walk_forward_summaries": (Kind.DECISION, "`walk_forward_summaries`"),
     "archive_evidence": (Kind.DECISION, "`archive_evidence`"),
     "archive_evidence_models": (Kind.DECISION, "`archive_evidence`"),

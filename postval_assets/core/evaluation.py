@@ -318,7 +318,8 @@ class _SharedActor:
 
     def act(self, step: int, lanes: Int, account: Float) -> Int:
         with self._timed("inference"):
-            if len(self._actors) == 1:
+            if lanes[-1] < self._firsts[1]:
+                # All are the first one's, as they are but for the shorter lanes beside a model.
                 return self._actors[0].act(step, lanes, account)
             # Lanes come in ascending order, so each model's are neighbours.
             bounds = np.searchsorted(lanes, self._firsts)

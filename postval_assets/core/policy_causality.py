@@ -162,14 +162,14 @@ def _prepared(work: ModelWork, rules: ExecutionRules, timed: Timed) -> _Ready | 
     try:
         network = network_work(work, timed)
         if network is None:
-            return Tested(evaluations_of(work, [], rules), _not_checked(work, "no block could be evaluated"))
+            return Tested(evaluations_of(work, [], rules), not_checked(work, "no block could be evaluated"))
         with timed("causality"):
             for segment in segments_under_other_futures(work.model, network):
                 segments.append(segment)  # noqa: PERF402 - one by one: they are counted where the next one fails
             return _Ready(work, network, probe_of(network, segments))
     except PromiseBroken as error:
         if error.look_ahead is None:
-            return Tested(error, _not_checked(work, str(error)))
+            return Tested(error, not_checked(work, str(error)))
         fault, reason = error.look_ahead, look_ahead_reason(work.model.feature_set.name, error.look_ahead)
         # Without a network it was the check of plug-ins that saw it, before any instant.
         n_instants = 0 if network is None else len(segments) + 1
@@ -182,7 +182,7 @@ def _prepared(work: ModelWork, rules: ExecutionRules, timed: Timed) -> _Ready | 
         )
         return Tested(PromiseBroken(reason, fault), found)
     except (Rejected, Unavailable, OSError) as error:
-        return Tested(error, _not_checked(work, str(error)))
+        return Tested(error, not_checked(work, str(error)))
 
 
 def _judged(
@@ -195,7 +195,7 @@ def _judged(
     """Actions until each instant, under both futures."""
     for runs in (own, beside):
         if isinstance(runs, Exception):
-            return Tested(runs, _not_checked(ready.model, str(runs)))
+            return Tested(runs, not_checked(ready.model, str(runs)))
     assert not isinstance(own, Exception) and not isinstance(beside, Exception)  # noqa: S101, PT018
     work, segments = ready.model, ready.probe.segments
     n_ties = 0
@@ -280,7 +280,8 @@ def _said(segments: Sequence[Segment], n_ties: int) -> str | None:
     return "; ".join(said) or None
 
 
-def _not_checked(work: ModelWork, why: str) -> PolicyCausality:
+def not_checked(work: ModelWork, why: str) -> PolicyCausality:
+    """What is said of a model that could not be tested."""
     return _found(work, CausalityStatus.NOT_CHECKED, reason=why)
 
 

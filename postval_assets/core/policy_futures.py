@@ -26,7 +26,7 @@ from postval_assets.core.features.patchwork import with_noise
 
 Float32 = npt.NDArray[np.float32]
 
-LANE_BARS = 64
+LANE_BARS = 32
 """Decisions taken again up to an instant, its own included: enough for an account to have a history."""
 BARS_AFTER = 4
 """Bars of noise that follow them: enough to fill an order and to end the block elsewhere."""
@@ -102,7 +102,8 @@ def segments_under_other_futures(model: EvaluatedModel, network: NetworkWork) ->
 def instants(bars: Bars, lanes: Sequence[Lane], rng: np.random.Generator) -> tuple[int, ...]:
     """The bars after which all are replaced: two at seeded places, and the last one before the longest wait.
 
-    Each is one that a lane decides at. Where no bar comes later than the next one does, the third has a seeded place.
+    Each is one that a lane decides at. Bars round the clock have no wait, so there are two: each costs a computation
+    of all features.
     """
     at = np.unique(np.concatenate([np.arange(lane.start, lane.stop - 1) for lane in lanes]))
     half = len(at) // 2
@@ -111,10 +112,11 @@ def instants(bars: Bars, lanes: Sequence[Lane], rng: np.random.Generator) -> tup
     apart = (bars.ts[later] - bars.ts[first]) // bars.timeframe.delta
     fitting = later[apart % _PHASE == 1]
     second = int(fitting[0]) if len(fitting) else first + 1
+    chosen = {first, second if second in at else first}
     waits = bars.ts[at + 1] - bars.ts[at]
-    longest = at[waits == waits.max()]
-    third = int(rng.choice(longest)) if waits.max() == bars.timeframe.delta else int(longest[-1])
-    return tuple(sorted({first, second if second in at else first, third}))
+    if waits.max() > bars.timeframe.delta:
+        chosen.add(int(at[waits == waits.max()][-1]))
+    return tuple(sorted(chosen))
 
 
 def _under_another_future(
