@@ -82,7 +82,7 @@ class PolicyCausality:
 
 
 @dataclass(frozen=True, eq=False)
-class Tested:
+class Checked:
     """A model's evaluations, and whether it looks ahead.
 
     Attributes:
@@ -100,7 +100,7 @@ def evaluate_tested(
     device: str = "cpu",
     timed: Timed = untimed,
     run: RunNetworks = run_networks,
-) -> list[Tested]:
+) -> list[Checked]:
     """``evaluate_together`` with a test of each model; the evaluations are the same to the last bit.
 
     The arguments are those of ``evaluate_together``; the part ``causality`` is timed as well.
@@ -111,7 +111,7 @@ def evaluate_tested(
     ]
     runs = iter(run(networks, rules, device, timed))
     return [
-        ready if isinstance(ready, Tested) else _judged(ready, next(runs), next(runs), rules, device)
+        ready if isinstance(ready, Checked) else _judged(ready, next(runs), next(runs), rules, device)
         for ready in prepared
     ]
 
@@ -153,23 +153,23 @@ class _Ready:
     probe: Probe
 
 
-def _prepared(work: ModelWork, rules: ExecutionRules, timed: Timed) -> _Ready | Tested:
+def _prepared(work: ModelWork, rules: ExecutionRules, timed: Timed) -> _Ready | Checked:
     """What is to be run for a model; its result where nothing is."""
     if not any(blocks for _, blocks in work.plans):
-        return Tested(evaluations_of(work, [], rules), None)
+        return Checked(evaluations_of(work, [], rules), None)
     network: NetworkWork | None = None
     segments: list[Segment] = []
     try:
         network = network_work(work, timed)
         if network is None:
-            return Tested(evaluations_of(work, [], rules), not_checked(work, "no block could be evaluated"))
+            return Checked(evaluations_of(work, [], rules), not_checked(work, "no block could be evaluated"))
         with timed("causality"):
             for segment in segments_under_other_futures(work.model, network):
                 segments.append(segment)  # noqa: PERF402 - one by one: they are counted where the next one fails
             return _Ready(work, network, probe_of(network, segments))
     except PromiseBroken as error:
         if error.look_ahead is None:
-            return Tested(error, not_checked(work, str(error)))
+            return Checked(error, not_checked(work, str(error)))
         fault, reason = error.look_ahead, look_ahead_reason(work.model.feature_set.name, error.look_ahead)
         # Without a network it was the check of plug-ins that saw it, before any instant.
         n_instants = 0 if network is None else len(segments) + 1
@@ -180,9 +180,9 @@ def _prepared(work: ModelWork, rules: ExecutionRules, timed: Timed) -> _Ready | 
             feature=fault.feature,
             reason=reason,
         )
-        return Tested(PromiseBroken(reason, fault), found)
+        return Checked(PromiseBroken(reason, fault), found)
     except (Rejected, Unavailable, OSError) as error:
-        return Tested(error, not_checked(work, str(error)))
+        return Checked(error, not_checked(work, str(error)))
 
 
 def _judged(
@@ -191,11 +191,11 @@ def _judged(
     beside: list[BlockRun] | Exception,
     rules: ExecutionRules,
     device: str,
-) -> Tested:
+) -> Checked:
     """Actions until each instant, under both futures."""
     for runs in (own, beside):
         if isinstance(runs, Exception):
-            return Tested(runs, not_checked(ready.model, str(runs)))
+            return Checked(runs, not_checked(ready.model, str(runs)))
     assert not isinstance(own, Exception) and not isinstance(beside, Exception)  # noqa: S101, PT018
     work, segments = ready.model, ready.probe.segments
     n_ties = 0
@@ -216,11 +216,11 @@ def _judged(
         found = _found(
             work, CausalityStatus.LOOKS_AHEAD, n_instants=len(segments), n_ties=n_ties, reason=reason
         )
-        return Tested(PromiseBroken(reason), found)
+        return Checked(PromiseBroken(reason), found)
     found = _found(
         work, CausalityStatus.CAUSAL, n_instants=len(segments), n_ties=n_ties, reason=_said(segments, n_ties)
     )
-    return Tested(evaluations_of(work, own, rules), found)
+    return Checked(evaluations_of(work, own, rules), found)
 
 
 def _parting(segment: Segment, real: BlockRun, other: BlockRun) -> int | None:

@@ -106,14 +106,16 @@ def instants(bars: Bars, lanes: Sequence[Lane], rng: np.random.Generator) -> tup
     of all features.
     """
     at = np.unique(np.concatenate([np.arange(lane.start, lane.stop - 1) for lane in lanes]))
-    half = len(at) // 2
-    first = int(at[rng.integers(0, max(half, 1))])
-    later = at[half + int(rng.integers(0, len(at) - half)) :]
+    waits = bars.ts[at + 1] - bars.ts[at]
+    # Where a session ends, so do all longer bars.
+    within = at[waits == bars.timeframe.delta] if (waits == bars.timeframe.delta).any() else at
+    half = len(within) // 2
+    first = int(within[rng.integers(0, max(half, 1))])
+    later = within[half + int(rng.integers(0, len(within) - half)) :]
     apart = (bars.ts[later] - bars.ts[first]) // bars.timeframe.delta
     fitting = later[apart % _PHASE == 1]
-    second = int(fitting[0]) if len(fitting) else first + 1
-    chosen = {first, second if second in at else first}
-    waits = bars.ts[at + 1] - bars.ts[at]
+    neighbour = within[within == first + 1]
+    chosen = {first, *map(int, fitting[:1] if len(fitting) else neighbour)}
     if waits.max() > bars.timeframe.delta:
         chosen.add(int(at[waits == waits.max()][-1]))
     return tuple(sorted(chosen))

@@ -19,7 +19,7 @@ import pandas as pd
 from postval_assets.core.evaluation import FoldEvaluation, RunNetworks, code_version
 from postval_assets.core.failures import Rejected, Unavailable
 from postval_assets.core.folds import BACKTEST, PlanBlocks
-from postval_assets.core.policy_causality import PolicyCausality, Tested
+from postval_assets.core.policy_causality import Checked, PolicyCausality
 from postval_assets.core.walk_forward import COMPUTED
 from postval_assets.io.warehouse import Change, Replace, Update
 from postval_assets.pipeline.bar_checks import BarVerdicts
@@ -226,7 +226,7 @@ class _Stage:
             ),
         )
 
-    def _take(self, job: FoldJob, outcome: Tested) -> None:
+    def _take(self, job: FoldJob, outcome: Checked) -> None:
         """Keep back what came of a model, and write what has gathered."""
         if isinstance(outcome.evaluations, Exception):
             raise outcome.evaluations
@@ -315,9 +315,9 @@ class _Stage:
 
 def _untested(
     platform: Platform, run: RunNetworks, prepare: Callable[[], None], jobs: Sequence[FoldJob]
-) -> list[Tested]:
+) -> list[Checked]:
     """A backtest is not tested: the folds of the same model are."""
-    return [Tested(outcome, None) for outcome in compute(platform, run, prepare, jobs)]
+    return [Checked(outcome, None) for outcome in compute(platform, run, prepare, jobs)]
 
 
 def _lockstep(jobs: Iterator[FoldJob], most: int) -> Iterator[list[FoldJob]]:

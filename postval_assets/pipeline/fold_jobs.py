@@ -32,7 +32,7 @@ from postval_assets.core.features.feature_set import FeatureSet
 from postval_assets.core.folds import BACKTEST, Plan, PlanBlocks, TrainingWindow, cut, newest_close
 from postval_assets.core.instruments import Timeframe
 from postval_assets.core.policy_causality import (
-    Tested,
+    Checked,
     evaluate_tested,
     joined,
     look_ahead_reason,
@@ -233,7 +233,7 @@ def compute(
 
 def compute_tested(
     platform: Platform, run: RunNetworks, prepare: Callable[[], None], jobs: Sequence[FoldJob]
-) -> list[Tested]:
+) -> list[Checked]:
     """``compute``, and whether each model looks ahead; one that does has none of its wanted blocks evaluated."""
     return _Computer(platform, run, tests=True).done(prepare, jobs)
 
@@ -246,12 +246,12 @@ class _Computer:
     run: RunNetworks
     tests: bool
 
-    def done(self, prepare: Callable[[], None], jobs: Sequence[FoldJob]) -> list[Tested]:
+    def done(self, prepare: Callable[[], None], jobs: Sequence[FoldJob]) -> list[Checked]:
         works = [ModelWork(j.model, j.bars, list(zip(j.cuts, j.stale, strict=True))) for j in jobs]
         going = [work for job, work in zip(jobs, works, strict=True) if job.stopped is None]
         if not any(blocks for work in going for _, blocks in work.plans):
             # All of it is current: nobody has to wait for torch.
-            outcomes = iter([Tested([[] for _ in work.plans], None) for work in going])
+            outcomes = iter([Checked([[] for _ in work.plans], None) for work in going])
         else:
             prepare()
             outcomes = iter(self._evaluated(going))
@@ -262,15 +262,15 @@ class _Computer:
             for job, work in zip(jobs, works, strict=True)
         ]
 
-    def _evaluated(self, works: Sequence[ModelWork], run: RunNetworks | None = None) -> list[Tested]:
+    def _evaluated(self, works: Sequence[ModelWork], run: RunNetworks | None = None) -> list[Checked]:
         platform = self.platform
         rules, device = platform.settings.execution_rules, platform.device()
         timed, run = platform.stopwatch.part, run or self.run
         if self.tests:
             return evaluate_tested(works, rules, device, timed, run)
-        return [Tested(outcome, None) for outcome in evaluate_together(works, rules, device, timed, run)]
+        return [Checked(outcome, None) for outcome in evaluate_together(works, rules, device, timed, run)]
 
-    def _after_refusal(self, work: ModelWork, done: Tested) -> Tested:
+    def _after_refusal(self, work: ModelWork, done: Checked) -> Checked:
         """Where blocks together are refused for the bars, each plan alone, then each block alone."""
         refusal = done.evaluations
         if isinstance(refusal, PromiseBroken):
@@ -278,11 +278,11 @@ class _Computer:
             reason = str(refusal)
             if refusal.look_ahead is not None:
                 reason = look_ahead_reason(work.model.feature_set.name, refusal.look_ahead)
-            return Tested(_refused_all(work, reason), done.causality)
+            return Checked(_refused_all(work, reason), done.causality)
         if not isinstance(refusal, Rejected):
             return done
         if sum(len(blocks) for _, blocks in work.plans) == 1:
-            return Tested(_refused_all(work, str(refusal)), done.causality)
+            return Checked(_refused_all(work, str(refusal)), done.causality)
         if len(work.plans) > 1:
             return _joined([self._alone(dataclasses.replace(work, plans=[part])) for part in work.plans])
         [(plan, blocks)] = work.plans
@@ -290,35 +290,35 @@ class _Computer:
         together = _joined([self._alone(part) for part in each])
         if isinstance(together.evaluations, Exception):
             return together
-        return Tested([[fold for [fold] in together.evaluations]], together.causality)
+        return Checked([[fold for [fold] in together.evaluations]], together.causality)
 
-    def _alone(self, work: ModelWork) -> Tested:
+    def _alone(self, work: ModelWork) -> Checked:
         [done] = self._evaluated([work], run_networks)
         return self._after_refusal(work, done)
 
 
-def _joined(parts: Sequence[Tested]) -> Tested:
+def _joined(parts: Sequence[Checked]) -> Checked:
     """Parts of one model's work: its evaluations one after the other, or the first error."""
     together: Evaluations = []
     for part in parts:
         if isinstance(part.evaluations, Exception):
             return part
         together += part.evaluations
-    return Tested(together, joined([part.causality for part in parts]))
+    return Checked(together, joined([part.causality for part in parts]))
 
 
-def _stopped(work: ModelWork, reason: str) -> Tested:
+def _stopped(work: ModelWork, reason: str) -> Checked:
     refused = _refused_all(work, reason)
-    return Tested(refused, not_checked(work, reason) if any(refused) else None)
+    return Checked(refused, not_checked(work, reason) if any(refused) else None)
 
 
-def _all_refused_that_looks_ahead(job: FoldJob, done: Tested) -> Tested:
+def _all_refused_that_looks_ahead(job: FoldJob, done: Checked) -> Checked:
     """Where a model looks ahead, its wanted blocks that were current are refused as well."""
     found = done.causality
     if found is None or not found.looks_ahead:
         return done
     work = ModelWork(job.model, job.bars, list(zip(job.cuts, job.wanted, strict=True)))
-    return Tested(_refused_all(work, str(found.reason)), found)
+    return Checked(_refused_all(work, str(found.reason)), found)
 
 
 def _refused_all(work: ModelWork, reason: str) -> Evaluations:

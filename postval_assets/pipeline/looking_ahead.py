@@ -95,13 +95,23 @@ def as_found(model: Row, stored: Sequence[Row]) -> dict[str, Any]:
 
     Args:
         model: as it was read.
-        stored: findings about it.
+        stored: findings about it; those of another code do not count, they are tried again.
     """
-    if model["status"] != "OK":
-        return dict(model)
-    about = {**model, "code_version": code_version()}
+    about = {**model, "code_version": code_version()} if model["status"] == "OK" else {}
     ahead = [s for s in stored if s["status"] == CausalityStatus.LOOKS_AHEAD and _is_about(s, about)]
-    return {**model, "status": "REJECTED", "reason": ahead[-1]["reason"]} if ahead else dict(model)
+    return _with_finding(model, ahead[-1] if ahead else None)
+
+
+def as_known(model: Row, stored: Sequence[Row]) -> dict[str, Any]:
+    """The same for a decision of then: the newest finding decides, whatever code it was made with."""
+    about = model if model["status"] == "OK" else {}
+    found = [s for s in stored if _is_about(s, {**about, "code_version": s["code_version"]})]
+    ahead = found and found[-1]["status"] == CausalityStatus.LOOKS_AHEAD
+    return _with_finding(model, found[-1] if ahead else None)
+
+
+def _with_finding(model: Row, found: Row | None) -> dict[str, Any]:
+    return {**model, "status": "REJECTED", "reason": found["reason"]} if found is not None else dict(model)
 
 
 def was_rejected_for_it(model: Row) -> bool:
@@ -112,4 +122,4 @@ def was_rejected_for_it(model: Row) -> bool:
 def _is_about(stored: Row, model: Row) -> bool:
     """Whether a finding is about the same weights, feature set and code."""
     names = ("model_sha256", "feature_set", "feature_set_version", "code_version")
-    return all(stored[name] == model[name] for name in names)
+    return all(name in model and stored[name] == model[name] for name in names)
