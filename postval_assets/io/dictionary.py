@@ -77,6 +77,11 @@ TABLES: dict[str, Table] = {
     "trades": Table(
         "One row per round trip of a fold, from flat to flat or to the other side.", (*FOLD, "trade")
     ),
+    "policy_causality": Table(
+        "One row per model x as_of: whether anything that it saw or did depended on later bars, tried with noise in "
+        "their place when its folds were last computed.",
+        EVALUATION,
+    ),
     "walk_forward_summaries": Table("One row per model x plan x as_of: its folds taken together.", PLAN),
     "archive_evidence": Table(
         "One row per archive x plan x as_of: how likely its best results are to be luck.",
@@ -339,12 +344,18 @@ COLUMNS: dict[str, str] = {
     "training_max_drawdown": "Final max drawdown in training: a proxy (reward volatility, not equity).",
     "n_files": "Number of files.",
     "removed_at": "When they were removed, UTC.",
+    "n_instants": "Bars after which all others were replaced by noise; 0 where the check of plug-ins found it before.",
+    "n_ties": "Of these, where actions differ at a tie of the two best logits: not held against the model.",
+    "feature": "Name of the market feature that looks ahead; NULL where none does.",
     # where a table means something of its own
     "walk_forward_summaries.sharpe": "Annualised Sharpe ratio over the returns of the folds that count.",
     "leaderboard.sharpe": "Annualised Sharpe ratio over the returns of the folds that count.",
     "leaderboard.n_trials": "Models delivered in the archive, or configurations tried where those are more.",
     "walk_forward_summaries.n_returns": "Number of per-bar returns in the folds that count.",
     "walk_forward_summaries.n_trials": "Models delivered in the archive, or configurations tried where those are more.",
+    "policy_causality.status": "CAUSAL, LOOKS_AHEAD or NOT_CHECKED.",
+    "policy_causality.first_ts": "First of the bars that were tested (its open), UTC.",
+    "policy_causality.last_ts": "Last of the bars that were tested (its open), UTC.",
     "removed_files.kind": "ARCHIVE (the zip, or a refused file) or WEIGHTS.",
     "removed_files.size_bytes": "Size of the files together in bytes.",
     "removed_files.reason": "The rule of retention that named them, or by hand.",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,23 +16,32 @@ from typing import Any
 
 import pandas as pd
 
-from postval_assets.core.evaluation import FoldEvaluation, code_version
+from postval_assets.core.evaluation import FoldEvaluation, RunNetworks, code_version
 from postval_assets.core.failures import Rejected, Unavailable
 from postval_assets.core.folds import BACKTEST, PlanBlocks
+from postval_assets.core.policy_causality import Checked, PolicyCausality
 from postval_assets.core.walk_forward import COMPUTED
-from postval_assets.io.warehouse import Change, Replace
+from postval_assets.io.warehouse import Change, Replace, Update
 from postval_assets.pipeline.bar_checks import BarVerdicts
 from postval_assets.pipeline.fold_jobs import (
     FoldJob,
     FoldSelection,
     StoredFold,
     compute,
+    compute_tested,
     fold_job,
     models_to_evaluate,
     stored_folds,
 )
 from postval_assets.pipeline.fold_rows import curve_frame, fold_row, trip_rows
 from postval_assets.pipeline.instants import model_key, newest_instants
+from postval_assets.pipeline.looking_ahead import (
+    Findings,
+    causality_row,
+    is_news,
+    rejection,
+    stored_findings,
+)
 from postval_assets.pipeline.market import ModelBars
 from postval_assets.pipeline.network_processes import WORTH_IT_FROM, NetworkProcesses
 from postval_assets.pipeline.platform import Platform, StageReport, SymbolReport
@@ -118,6 +127,9 @@ class _Stage:
         # By table: keys of what is replaced, and the rows that come in its place.
         self.pending: dict[str, tuple[list[dict[str, object]], list[_Rows]]] = {}
         self.pending_rows = 0
+        # Written with them: models that are not OK any more.
+        self.rejections: list[Update] = []
+        self.findings: Findings = {}
         self.folds: dict[tuple[str, str], list[str]] = {}
         self.counts: dict[str, list[int]] = {}
         self.problems: dict[str, list[str]] = {}
@@ -136,6 +148,7 @@ class _Stage:
         symbols = list(dict.fromkeys(str(m["symbol"]) for m in models))
         bars = ModelBars(self.platform, symbols)
         verdicts = BarVerdicts.stored(self.platform, bars, symbols)
+        self.findings = stored_findings(self.platform, archives)
         progress = Progress(log, self.table, total=len(models))
         for symbol in archives:
             self.counts[symbol], self.problems[symbol] = [0, 0], []
@@ -169,13 +182,12 @@ class _Stage:
             NetworkProcesses(n_processes, self.platform.stopwatch) as processes,
             torch_threads(n_workers) as divide,
         ):
-            work = functools.partial(compute, self.platform, processes.run, divide)
+            done = compute_tested if self.table == "fold_results" else _untested
+            work = functools.partial(done, self.platform, processes.run, divide)
             for together, finished in in_order(_lockstep(jobs(), most), work, n_workers):
                 for job, outcome in zip(together, finished.result(), strict=True):
                     with self._told(job.keys, progress) as told:
-                        if isinstance(outcome, Exception):
-                            raise outcome
-                        self._add(job, outcome)
+                        self._take(job, outcome)
                         told.append(job)
                     if told:
                         progress.step(job.name)
@@ -214,6 +226,16 @@ class _Stage:
             ),
         )
 
+    def _take(self, job: FoldJob, outcome: Checked) -> None:
+        """Keep back what came of a model, and write what has gathered."""
+        if isinstance(outcome.evaluations, Exception):
+            raise outcome.evaluations
+        self._add(job, outcome.evaluations)
+        if outcome.causality is not None:
+            self._note(job, outcome.causality)
+        if self.pending_rows >= _ROWS_PER_WRITE:
+            self._flush()
+
     def _add(self, job: FoldJob, results: Sequence[Sequence[FoldEvaluation]]) -> None:
         """Keep a model's rows back for the next write."""
         symbol = str(job.keys["symbol"])
@@ -235,8 +257,15 @@ class _Stage:
                     )
             if evaluations:
                 self._add_rows(job, plan_blocks, evaluations)
-        if self.pending_rows >= _ROWS_PER_WRITE:
-            self._flush()
+
+    def _note(self, job: FoldJob, found: PolicyCausality) -> None:
+        """Keep back what was found of a model, and its rejection where it looks ahead."""
+        row = causality_row(job.keys, job.model, found)
+        if is_news(row, self.findings.get(model_key(job.keys), ())):
+            self._replace("policy_causality", [job.keys], [row])
+        if found.looks_ahead:
+            log.warning("%s is rejected: %s", job.name, found.reason)
+            self.rejections.append(rejection(job.keys, job.model, found.reason))
 
     def _add_rows(self, job: FoldJob, plan_blocks: PlanBlocks, evaluations: Sequence[FoldEvaluation]) -> None:
         digests = {
@@ -277,10 +306,18 @@ class _Stage:
         if changes and not self.kept_settings:
             changes += keep(self.platform, [execution_content(self.platform.settings)])
             self.kept_settings = True
+        changes += self.rejections
         if changes:
             with self.platform.stopwatch.part("writing"):
                 self.platform.warehouse.write(changes, run_id=self.run_id, now=self.platform.now())
-        self.pending, self.pending_rows = {}, 0
+        self.pending, self.pending_rows, self.rejections = {}, 0, []
+
+
+def _untested(
+    platform: Platform, run: RunNetworks, prepare: Callable[[], None], jobs: Sequence[FoldJob]
+) -> list[Checked]:
+    """A backtest is not tested: the folds of the same model are."""
+    return [Checked(outcome, None) for outcome in compute(platform, run, prepare, jobs)]
 
 
 def _lockstep(jobs: Iterator[FoldJob], most: int) -> Iterator[list[FoldJob]]:
