@@ -12,6 +12,7 @@ from .assets import (
     archive_evidence,
     backtest_results,
     bars,
+    claim_reproductions,
     deployment_decisions,
     extracted_models,
     gating_scores,
@@ -31,6 +32,7 @@ archive_job = dg.define_asset_job(
         bars,
         backtest_results,
         walk_forward_evaluations,
+        claim_reproductions,
         walk_forward_summaries,
         deployment_decisions,
     ),
@@ -46,10 +48,16 @@ bars_job = dg.define_asset_job(
 evaluation_job = dg.define_asset_job(
     "evaluation_job",
     selection=dg.AssetSelection.assets(
-        bars, backtest_results, walk_forward_evaluations, walk_forward_summaries, deployment_decisions
+        bars,
+        backtest_results,
+        walk_forward_evaluations,
+        claim_reproductions,
+        walk_forward_summaries,
+        deployment_decisions,
     ),
     description=(
-        "Folds of further plans or newer bars for known models, their 30-day backtest, and the decisions that follow."
+        "Folds of further plans or newer bars for known models, their 30-day backtest, their claims against training "
+        "bars, and the decisions that follow."
     ),
 )
 

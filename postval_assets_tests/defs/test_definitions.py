@@ -22,11 +22,19 @@ GRAPH = {
     "backtest_results": ({"gating_scores", "bars"}, "evaluation", "symbol"),
     "walk_forward_evaluations": ({"gating_scores", "bars"}, "evaluation", "symbol"),
     "fold_results": ({"gating_scores", "bars"}, "evaluation", "symbol x fold"),
+    "claim_reproductions": ({"gating_scores", "bars"}, "evaluation", "symbol"),
     "walk_forward_summaries": ({"walk_forward_evaluations", "fold_results"}, "decision", "symbol"),
-    "deployment_decisions": ({"walk_forward_summaries", "gating_scores"}, "decision", "symbol"),
+    "deployment_decisions": (
+        {"walk_forward_summaries", "gating_scores", "claim_reproductions"},
+        "decision",
+        "symbol",
+    ),
     "archive_evidence": ({"deployment_decisions", "fold_results"}, "decision", "archive"),
 }
-USES_TORCH = {"extracted_models", "backtest_results", "walk_forward_evaluations", "fold_results"}
+USES_TORCH = {
+    *("extracted_models", "backtest_results", "walk_forward_evaluations", "fold_results"),
+    "claim_reproductions",
+}
 CHECKS = {
     ("extracted_models", "models_are_usable"),
     ("gating_scores", "claims_are_valid"),
@@ -34,6 +42,7 @@ CHECKS = {
     ("bars", "bars_are_sound"),
     ("backtest_results", "backtests_are_computed"),
     ("walk_forward_evaluations", "folds_are_computed"),
+    ("claim_reproductions", "claims_are_reproduced"),
     ("walk_forward_summaries", "inputs_are_current"),
 }
 
