@@ -347,8 +347,8 @@ COLUMNS: dict[str, str] = {
         "OK, NO_TRADES, RUINED, BROKEN_POLICY, INSUFFICIENT_DATA, INVALID_BARS or NOT_EVALUATED."
     ),
     "claim_reproductions.status": (
-        "REPRODUCED, DISAGREES (then gating_scores.flags has CLAIM_NOT_REPRODUCED) or NOT_REPRODUCIBLE (no bars, or too "
-        "little to tell)."
+        "REPRODUCED, DISAGREES (gating_scores.flags has CLAIM_NOT_REPRODUCED) or NOT_REPRODUCIBLE (no bars, or too few "
+        "round trips to tell)."
     ),
     "claim_reproductions.reason": (
         "What disagrees, each with both numbers, or what prevented a comparison; NULL where nothing disagrees."
