@@ -281,7 +281,8 @@ def compare(claims: Claims, found: Reproduction, review: MetricLimits) -> ClaimV
     if found.n_trades < MIN_TRADES:
         few = f"{found.n_trades} round trip(s) in {found.window}, {MIN_TRADES} needed for a comparison"
         return ClaimVerdict(ClaimStatus.NOT_REPRODUCIBLE, f"{few}; {figures}")
-    apart, unclear = [], []
+    apart: list[str] = []
+    unclear: list[str] = []
     if found.profit_factor is not None and _is_half(claims.profit_factor, found.profit_factor):
         high = found.profit_factor_high
         is_clear = high is not None and high < claims.profit_factor
