@@ -52,9 +52,12 @@ LINEAGE = {
     "backtest_results": {"gating_scores", "bars"},
     "walk_forward_evaluations": {"gating_scores", "bars"},
     "fold_results": {"gating_scores", "bars"},
+    "claim_reproductions": {"gating_scores", "bars"},
     "walk_forward_summaries": {"walk_forward_evaluations", "fold_results"},
     "champion_comparisons": {"walk_forward_evaluations", "fold_results"},
-    "deployment_decisions": {"walk_forward_summaries", "champion_comparisons", "gating_scores"},
+    "deployment_decisions": {
+        *("walk_forward_summaries", "champion_comparisons", "gating_scores", "claim_reproductions"),
+    },
     "archive_evidence": {"deployment_decisions", "fold_results"},
 }
 

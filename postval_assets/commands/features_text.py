@@ -89,8 +89,8 @@ Table `policy_causality` has what was found, a row for each model and `as_of`:
 | `NOT_CHECKED` | no block could be evaluated, or the set broke another promise; `reason` says which |
 
 A model that looks ahead becomes REJECTED in `extracted_models`, its folds that were asked for NOT_EVALUATED, and its
-decision DROP. Where only an action differs, `feature` is NULL. Other models go on. What the check of plug-ins before it ([plugins.md](plugins.md)) sees look ahead is the same finding,
-with `n_instants` 0. The model stays REJECTED when its archive is extracted again, as long as weights, name and version
+decision DROP. Where only an action differs, `feature` is NULL. Other models go on. What the check of plug-ins before
+it ([plugins.md](plugins.md)) sees look ahead is the same finding, with `n_instants` 0. The model stays REJECTED when its archive is extracted again, as long as weights, name and version
 of the set, and postval's own code are the same; a mended set with another version is tried anew.
 
 A set may dislike bars that never were, and raise or give NaN. Then its values are held against those of the bars up to

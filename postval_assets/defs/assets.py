@@ -15,6 +15,7 @@ from postval_assets.pipeline.extraction import extract_models
 from postval_assets.pipeline.fold_jobs import selections_of
 from postval_assets.pipeline.gate import gate_models
 from postval_assets.pipeline.loading import load_bars
+from postval_assets.pipeline.reproducing import reproduce_claims
 from postval_assets.pipeline.summarizing import summarize_folds
 
 from .catalogue import (
@@ -210,6 +211,31 @@ def fold_results(context: dg.AssetExecutionContext, platform: PlatformResource) 
 
 @symbol_asset(
     partitions_def=symbol_partitions,
+    deps=[gating_scores, bars],
+    group_name=EVALUATION,
+    kinds={"python", "duckdb", "pytorch"},
+    check_specs=[
+        dg.AssetCheckSpec(
+            "claims_are_reproduced",
+            asset="claim_reproductions",
+            description="No model does clearly worse on stored bars of its training window than its summary claims.",
+        )
+    ],
+    description=(
+        "One row a model: its claimed metrics beside what it does on the newest stored bars of its training window. A "
+        "large disagreement is a flag on the gate (CLAIM_NOT_REPRODUCED); it changes no class and no decision."
+    ),
+)
+def claim_reproductions(
+    context: dg.AssetExecutionContext, platform: PlatformResource
+) -> dg.MaterializeResult:
+    scope = platform.scope(context, context.partition_keys)
+    report = run_stage(lambda: reproduce_claims(platform.platform, scope.archives, run_id=scope.run_id))
+    return report_stage(context, platform.platform, "claim_reproductions", report, "claims_are_reproduced")
+
+
+@symbol_asset(
+    partitions_def=symbol_partitions,
     deps=[
         walk_forward_evaluations,
         dg.AssetDep(fold_results, partition_mapping=SYMBOL_OF_FOLD),
@@ -254,7 +280,7 @@ def champion_comparisons(
 
 @symbol_asset(
     partitions_def=symbol_partitions,
-    deps=[walk_forward_summaries, champion_comparisons, gating_scores],
+    deps=[walk_forward_summaries, champion_comparisons, gating_scores, claim_reproductions],
     group_name=DECISION,
     description=(
         "One row a model, plan, as_of, policy and run: LIVE, PAPER, RETRAIN or DROP, every reason that applied, and "
@@ -299,6 +325,7 @@ ASSETS = [
     backtest_results,
     walk_forward_evaluations,
     fold_results,
+    claim_reproductions,
     walk_forward_summaries,
     champion_comparisons,
     deployment_decisions,

@@ -13,6 +13,7 @@ from .assets import (
     backtest_results,
     bars,
     champion_comparisons,
+    claim_reproductions,
     deployment_decisions,
     extracted_models,
     gating_scores,
@@ -32,6 +33,7 @@ archive_job = dg.define_asset_job(
         bars,
         backtest_results,
         walk_forward_evaluations,
+        claim_reproductions,
         walk_forward_summaries,
         champion_comparisons,
         deployment_decisions,
@@ -51,12 +53,14 @@ evaluation_job = dg.define_asset_job(
         bars,
         backtest_results,
         walk_forward_evaluations,
+        claim_reproductions,
         walk_forward_summaries,
         champion_comparisons,
         deployment_decisions,
     ),
     description=(
-        "Folds of further plans or newer bars for known models, their 30-day backtest, and the decisions that follow."
+        "Folds of further plans or newer bars for known models, their 30-day backtest, their claims against training "
+        "bars, and the decisions that follow."
     ),
 )
 

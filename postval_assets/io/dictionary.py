@@ -82,6 +82,11 @@ TABLES: dict[str, Table] = {
         "their place when its folds were last computed.",
         EVALUATION,
     ),
+    "claim_reproductions": Table(
+        "One row per model: what its training summary claims, beside what it does on the newest stored bars of its "
+        "training window.",
+        MODEL,
+    ),
     "walk_forward_summaries": Table("One row per model x plan x as_of: its folds taken together.", PLAN),
     "archive_evidence": Table(
         "One row per archive x plan x as_of: how likely its best results are to be luck.",
@@ -272,6 +277,22 @@ COLUMNS: dict[str, str] = {
     "consistency_grade": "GOOD, MARGINAL or POOR by positive_share.",
     "stability_grade": "GOOD, MARGINAL or POOR by sharpe_std.",
     "profitability_grade": "GOOD, MARGINAL or POOR by the folds' returns.",
+    "n_blocks": "Blocks that the bars were traded in, each from flat with the full capital.",
+    "claimed_fitness": "Final fitness in training; its formula is the trainer's, so it cannot be reproduced.",
+    "claimed_profit_factor": "Final profit factor in training.",
+    "reproduced_profit_factor": "Gross profit / gross loss of all blocks' round trips; NULL without a losing one.",
+    "reproduced_profit_factor_high": (
+        "Profit factor that 1 % of the resamples of these round trips exceed; NULL where there is no bound."
+    ),
+    "claimed_consistency": "Final consistency in training, a fraction.",
+    "reproduced_consistency": "Blocks with a total return above 0 / n_blocks, a fraction.",
+    "claimed_max_drawdown": "Final max drawdown in training: a proxy (reward volatility, not equity).",
+    "reproduced_max_drawdown": (
+        "Largest fall of the equity from its peak, the blocks one after the other, a positive fraction: a real one, "
+        "not the proxy."
+    ),
+    "reproduced_return": "Total return of the blocks one after the other, a fraction.",
+    "reproduced_sharpe": "Annualised Sharpe ratio of the per-bar returns of all blocks; NULL for flat curves.",
     "n_evaluated": "Models of the archive with enough computed folds to count.",
     "pbo": "Probability of backtest overfitting (CSCV), a fraction; NULL with too few models.",
     "n_returns": "Number of per-bar returns.",
@@ -387,6 +408,13 @@ COLUMNS: dict[str, str] = {
     ),
     "fold_results.status": (
         "OK, NO_TRADES, RUINED, BROKEN_POLICY, INSUFFICIENT_DATA, INVALID_BARS or NOT_EVALUATED."
+    ),
+    "claim_reproductions.status": (
+        "REPRODUCED, DISAGREES (gating_scores.flags has CLAIM_NOT_REPRODUCED) or NOT_REPRODUCIBLE (no bars, or too few "
+        "round trips to tell)."
+    ),
+    "claim_reproductions.reason": (
+        "What disagrees, each with both numbers, or what prevented a comparison; NULL where nothing disagrees."
     ),
     "trades.fees": "Fees of the round trip, quote currency.",
     "deployment_decisions.settings_digest": (

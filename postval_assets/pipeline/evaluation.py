@@ -1,22 +1,21 @@
 """Stages ``walk_forward_evaluations``, ``fold_results`` and ``backtest_results``: models over blocks of bars.
 
-Here: which models and folds are computed, and which are current. Not here: the computation (core.evaluation), the
-rows (fold_rows.py), or what follows from the folds (summarizing.py, deciding.py).
+Here: which models and folds are computed, and which are current. Not here: the computation (core.evaluation; over all
+cores: lockstep.py), the rows (fold_rows.py), or what follows from the folds (summarizing.py, deciding.py).
 """
 
 from __future__ import annotations
 
-import functools
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import pandas as pd
 
-from postval_assets.core.evaluation import FoldEvaluation, RunNetworks, code_version
+from postval_assets.core.evaluation import FoldEvaluation, code_version
 from postval_assets.core.failures import Rejected, Unavailable
 from postval_assets.core.folds import BACKTEST, PlanBlocks
 from postval_assets.core.policy_causality import Checked, PolicyCausality
@@ -27,14 +26,15 @@ from postval_assets.pipeline.fold_jobs import (
     FoldJob,
     FoldSelection,
     StoredFold,
-    compute,
     compute_tested,
     fold_job,
     models_to_evaluate,
     stored_folds,
+    untested,
 )
 from postval_assets.pipeline.fold_rows import curve_frame, fold_row, trip_rows
 from postval_assets.pipeline.instants import model_key, newest_instants
+from postval_assets.pipeline.lockstep import run_jobs
 from postval_assets.pipeline.looking_ahead import (
     Findings,
     causality_row,
@@ -43,22 +43,15 @@ from postval_assets.pipeline.looking_ahead import (
     stored_findings,
 )
 from postval_assets.pipeline.market import ModelBars
-from postval_assets.pipeline.network_processes import WORTH_IT_FROM, NetworkProcesses
 from postval_assets.pipeline.platform import Platform, StageReport, SymbolReport
 from postval_assets.pipeline.progress import Progress
 from postval_assets.pipeline.recording import execution_content, keep
 from postval_assets.pipeline.stopwatch import timed_stage
 from postval_assets.pipeline.stored_weights import require_readable, require_whole
-from postval_assets.pipeline.workers import in_order, torch_threads, workers_for
 
 log = logging.getLogger("postval.evaluation")
 
 _Rows = pd.DataFrame | Sequence[Mapping[str, object]]
-
-# Models that a worker evaluates in lockstep share the steps of the accounts; but at each step the later layers of all
-# of them pass through the core's cache, and what does not fit there together is faster one after the other.
-_MODELS_IN_LOCKSTEP = 8
-_LOCKSTEP_BYTES = 2**20
 
 # Rows of equity curves kept back before they are written: bounds memory, and keeps transactions few.
 _ROWS_PER_WRITE = 100_000
@@ -175,22 +168,15 @@ class _Stage:
                     told.append(job)
                 yield from told
 
-        n_workers = workers_for(self.platform.settings.workers, len(models))
-        most = max(1, min(_MODELS_IN_LOCKSTEP, len(models) // n_workers))
-        n_processes = n_workers if len(models) >= WORTH_IT_FROM else 1
-        with (
-            NetworkProcesses(n_processes, self.platform.stopwatch) as processes,
-            torch_threads(n_workers) as divide,
-        ):
-            done = compute_tested if self.table == "fold_results" else _untested
-            work = functools.partial(done, self.platform, processes.run, divide)
-            for together, finished in in_order(_lockstep(jobs(), most), work, n_workers):
-                for job, outcome in zip(together, finished.result(), strict=True):
-                    with self._told(job.keys, progress) as told:
-                        self._take(job, outcome)
-                        told.append(job)
-                    if told:
-                        progress.step(job.name)
+        # A backtest is not tested: the folds of the same model are.
+        work = compute_tested if self.table == "fold_results" else untested
+        with closing(run_jobs(self.platform, jobs(), len(models), work)) as done:
+            for job, outcome in done:
+                with self._told(job.keys, progress) as told:
+                    self._take(job, outcome)
+                    told.append(job)
+                if told:
+                    progress.step(job.name)
         self._flush()
         if self.unavailable:
             raise Unavailable(
@@ -311,28 +297,6 @@ class _Stage:
             with self.platform.stopwatch.part("writing"):
                 self.platform.warehouse.write(changes, run_id=self.run_id, now=self.platform.now())
         self.pending, self.pending_rows, self.rejections = {}, 0, []
-
-
-def _untested(
-    platform: Platform, run: RunNetworks, prepare: Callable[[], None], jobs: Sequence[FoldJob]
-) -> list[Checked]:
-    """A backtest is not tested: the folds of the same model are."""
-    return [Checked(outcome, None) for outcome in compute(platform, run, prepare, jobs)]
-
-
-def _lockstep(jobs: Iterator[FoldJob], most: int) -> Iterator[list[FoldJob]]:
-    """Jobs in the groups that are evaluated together."""
-    group: list[FoldJob] = []
-    n_bytes = 0
-    for job in jobs:
-        size = 4 * sum(layer.n_in * layer.n_out for layer in job.model.spec.layers[1:] if layer.weight_key)
-        if group and (len(group) == most or n_bytes + size > _LOCKSTEP_BYTES):
-            yield group
-            group, n_bytes = [], 0
-        group.append(job)
-        n_bytes += size
-    if group:
-        yield group
 
 
 def _joined(rows: Sequence[_Rows]) -> _Rows:

@@ -179,16 +179,7 @@ def fold_job(
     with platform.stopwatch.part("bars"):
         bars = stored_bars.read(symbol, timeframe, until=as_of or stored)
     at = newest_close(bars, as_of or platform.now()) if as_of or stored is None else stored
-    spec, tensors = platform.models.open(row["model_sha256"])
-    model = EvaluatedModel(
-        model_sha256=row["model_sha256"],
-        spec=spec,
-        tensors=tensors,
-        feature_set=_feature_set(platform, row["feature_set"]),
-        training=TrainingWindow(
-            row["train_start"] or row["archive_train_start"], row["train_end"] or row["archive_train_end"]
-        ),
-    )
+    model = evaluated_model(platform, row)
     keys = {"archive_id": row["archive_id"], "symbol": symbol, "timeframe": timeframe.value, "as_of": at}
     settings_digest = platform.settings.evaluation_digest()
     cuts = tuple(cut(bars, s.plan, at, needed_before=model.needed_before) for s in selections)
@@ -214,6 +205,30 @@ def fold_job(
     )
 
 
+def evaluated_model(platform: Platform, row: Mapping[str, Any]) -> EvaluatedModel:
+    """A model with weights that are read when they are needed.
+
+    Args:
+        platform: stores and feature sets.
+        row: model_sha256, feature_set, train_start, train_end, and archive_train_start and archive_train_end, which
+            count where the model itself says nothing.
+
+    Raises:
+        Rejected: its feature set is not there, or the weights are damaged.
+        Unavailable: the store of weights does not answer.
+    """
+    spec, tensors = platform.models.open(row["model_sha256"])
+    return EvaluatedModel(
+        model_sha256=row["model_sha256"],
+        spec=spec,
+        tensors=tensors,
+        feature_set=_feature_set(platform, row["feature_set"]),
+        training=TrainingWindow(
+            row["train_start"] or row["archive_train_start"], row["train_end"] or row["archive_train_end"]
+        ),
+    )
+
+
 def compute(
     platform: Platform, run: RunNetworks, prepare: Callable[[], None], jobs: Sequence[FoldJob]
 ) -> list[Evaluations | Exception]:
@@ -229,6 +244,13 @@ def compute(
         For each job its evaluations by plan, or the error that kept the model from being evaluated.
     """
     return [done.evaluations for done in _Computer(platform, run, tests=False).done(prepare, jobs)]
+
+
+def untested(
+    platform: Platform, run: RunNetworks, prepare: Callable[[], None], jobs: Sequence[FoldJob]
+) -> list[Checked]:
+    """``compute``, in the form of ``compute_tested``."""
+    return _Computer(platform, run, tests=False).done(prepare, jobs)
 
 
 def compute_tested(

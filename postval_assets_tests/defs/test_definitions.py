@@ -22,10 +22,11 @@ GRAPH = {
     "backtest_results": ({"gating_scores", "bars"}, "evaluation", "symbol"),
     "walk_forward_evaluations": ({"gating_scores", "bars"}, "evaluation", "symbol"),
     "fold_results": ({"gating_scores", "bars"}, "evaluation", "symbol x fold"),
+    "claim_reproductions": ({"gating_scores", "bars"}, "evaluation", "symbol"),
     "walk_forward_summaries": ({"walk_forward_evaluations", "fold_results"}, "decision", "symbol"),
     "champion_comparisons": ({"walk_forward_evaluations", "fold_results"}, "decision", "symbol"),
     "deployment_decisions": (
-        {"walk_forward_summaries", "champion_comparisons", "gating_scores"},
+        {"walk_forward_summaries", "champion_comparisons", "gating_scores", "claim_reproductions"},
         "decision",
         "symbol",
     ),
@@ -33,7 +34,7 @@ GRAPH = {
 }
 USES_TORCH = {
     *("extracted_models", "backtest_results", "walk_forward_evaluations", "fold_results"),
-    "champion_comparisons",
+    *("champion_comparisons", "claim_reproductions"),
 }
 CHECKS = {
     ("extracted_models", "models_are_usable"),
@@ -42,6 +43,7 @@ CHECKS = {
     ("bars", "bars_are_sound"),
     ("backtest_results", "backtests_are_computed"),
     ("walk_forward_evaluations", "folds_are_computed"),
+    ("claim_reproductions", "claims_are_reproduced"),
     ("walk_forward_summaries", "inputs_are_current"),
 }
 
