@@ -66,6 +66,7 @@ WRITERS: Mapping[str, tuple[Kind, str]] = {
     "walk_forward_summaries": (Kind.DECISION, "`walk_forward_summaries`"),
     "archive_evidence": (Kind.DECISION, "`archive_evidence`"),
     "archive_evidence_models": (Kind.DECISION, "`archive_evidence`"),
+    "deployment_watches": (Kind.DECISION, "`deployment_watches`"),
     "deployment_decisions": (Kind.DECISION, "`deployment_decisions`"),
     "decision_inputs": (Kind.DECISION, "`deployment_decisions`"),
     "decided_folds": (Kind.DECISION, "`deployment_decisions`"),

@@ -85,6 +85,9 @@ TABLES: dict[str, Table] = {
     "archive_evidence_models": Table(
         "One row per model of an archive x plan x as_of: its part of archive_evidence.", PLAN
     ),
+    "deployment_watches": Table(
+        "One row per model x plan that went LIVE: its returns since then against what its folds promised.", PLAN
+    ),
     "deployment_decisions": Table(
         "One row per model x plan x as_of x policy x run; append-only, the highest revision counts.",
         append_only=True,
@@ -292,7 +295,22 @@ COLUMNS: dict[str, str] = {
     "training_max_drawdown": "Final max drawdown in training: a proxy (reward volatility, not equity).",
     "n_files": "Number of files.",
     "removed_at": "When they were removed, UTC.",
+    "watched_until": "Close of the newest bar that was looked at, UTC.",
+    "sharpe_reference": (
+        "Annualised Sharpe ratio that the folds promise at the least: the lower end of its bootstrap interval, at "
+        "least 0."
+    ),
+    "sharpe_observed": "Annualised Sharpe ratio of the returns since as_of; NULL where they are constant.",
+    "return_since": "Return since as_of, compounded, a fraction.",
+    "statistic": "Shortfall so far: the sum of promised - earned returns per bar.",
+    "boundary": "Shortfall above which the sequential test alarms.",
+    "alarm": "Whether the edge is lost: the row then stays as it was at the alarm.",
+    "alarm_ts": "Close of the bar at which it alarmed, UTC; NULL without an alarm.",
     # where a table means something of its own
+    "deployment_watches.as_of": "As of the decision that made the model LIVE first: it is watched from here on, UTC.",
+    "deployment_watches.status": "WATCHED, TOO_EARLY (too few bars for a first look) or NOT_WATCHED (see reason).",
+    "deployment_watches.n_returns": "Number of per-bar returns since as_of; up to the alarm where there was one.",
+    "deployment_watches.bars_digest": "Digest of the bars since as_of and those that observations reach back to.",
     "removed_files.kind": "ARCHIVE (the zip, or a refused file) or WEIGHTS.",
     "removed_files.size_bytes": "Size of the files together in bytes.",
     "removed_files.reason": "The rule of retention that named them, or by hand.",

@@ -171,16 +171,7 @@ def fold_job(
     with platform.stopwatch.part("bars"):
         bars = stored_bars.read(symbol, timeframe, until=as_of or stored)
     at = newest_close(bars, as_of or platform.now()) if as_of or stored is None else stored
-    spec, tensors = platform.models.open(row["model_sha256"])
-    model = EvaluatedModel(
-        model_sha256=row["model_sha256"],
-        spec=spec,
-        tensors=tensors,
-        feature_set=_feature_set(platform, row["feature_set"]),
-        training=TrainingWindow(
-            row["train_start"] or row["archive_train_start"], row["train_end"] or row["archive_train_end"]
-        ),
-    )
+    model = evaluated_model(platform, row)
     keys = {"archive_id": row["archive_id"], "symbol": symbol, "timeframe": timeframe.value, "as_of": at}
     settings_digest = platform.settings.evaluation_digest()
     cuts = tuple(cut(bars, s.plan, at, needed_before=model.needed_before) for s in selections)
@@ -203,6 +194,20 @@ def fold_job(
     is_new = stored is None or at != stored
     return FoldJob(
         model, keys, at, bars, cuts, wanted_folds, stale, rows, is_new, verdicts.stops(symbol, timeframe, at)
+    )
+
+
+def evaluated_model(platform: Platform, row: Mapping[str, Any]) -> EvaluatedModel:
+    """A stored model, with weights that are read when they are needed; row and errors as in fold_job."""
+    spec, tensors = platform.models.open(row["model_sha256"])
+    return EvaluatedModel(
+        model_sha256=row["model_sha256"],
+        spec=spec,
+        tensors=tensors,
+        feature_set=_feature_set(platform, row["feature_set"]),
+        training=TrainingWindow(
+            row["train_start"] or row["archive_train_start"], row["train_end"] or row["archive_train_end"]
+        ),
     )
 
 
