@@ -13,6 +13,7 @@ from .assets import (
     backtest_results,
     bars,
     deployment_decisions,
+    deployment_watches,
     extracted_models,
     gating_scores,
     walk_forward_evaluations,
@@ -32,6 +33,7 @@ archive_job = dg.define_asset_job(
         backtest_results,
         walk_forward_evaluations,
         walk_forward_summaries,
+        deployment_watches,
         deployment_decisions,
     ),
     description="Everything that an arriving archive needs, for a range of its symbols.",
@@ -46,7 +48,12 @@ bars_job = dg.define_asset_job(
 evaluation_job = dg.define_asset_job(
     "evaluation_job",
     selection=dg.AssetSelection.assets(
-        bars, backtest_results, walk_forward_evaluations, walk_forward_summaries, deployment_decisions
+        bars,
+        backtest_results,
+        walk_forward_evaluations,
+        walk_forward_summaries,
+        deployment_watches,
+        deployment_decisions,
     ),
     description=(
         "Folds of further plans or newer bars for known models, their 30-day backtest, and the decisions that follow."
@@ -55,8 +62,14 @@ evaluation_job = dg.define_asset_job(
 
 decision_job = dg.define_asset_job(
     "decision_job",
-    selection=dg.AssetSelection.assets(walk_forward_summaries, deployment_decisions),
+    selection=dg.AssetSelection.assets(walk_forward_summaries, deployment_watches, deployment_decisions),
     description="Summaries and decisions again, after folds were backfilled.",
+)
+
+watch_job = dg.define_asset_job(
+    "watch_job",
+    selection=dg.AssetSelection.assets(deployment_watches, deployment_decisions),
+    description="Models that went LIVE against the bars since then, and the decisions that follow.",
 )
 
 evidence_job = dg.define_asset_job(
@@ -65,7 +78,7 @@ evidence_job = dg.define_asset_job(
     description="The evidence of one archive, once all its models are decided.",
 )
 
-JOBS = [archive_job, bars_job, evaluation_job, decision_job, evidence_job]
+JOBS = [archive_job, bars_job, evaluation_job, decision_job, watch_job, evidence_job]
 
 
 def range_tags(

@@ -86,7 +86,8 @@ TABLES: dict[str, Table] = {
         "One row per model of an archive x plan x as_of: its part of archive_evidence.", PLAN
     ),
     "deployment_watches": Table(
-        "One row per model x plan that went LIVE: its returns since then against what its folds promised.", PLAN
+        "One row per model x plan that went LIVE: its returns since then against what its folds promised.",
+        PLAN,
     ),
     "deployment_decisions": Table(
         "One row per model x plan x as_of x policy x run; append-only, the highest revision counts.",

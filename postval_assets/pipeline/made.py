@@ -33,6 +33,7 @@ _TABLES = {
     "backtest_results": "backtest_results",
     "walk_forward_evaluations": "fold_results",
     "walk_forward_summaries": "walk_forward_summaries",
+    "deployment_watches": "deployment_watches",
     "deployment_decisions": "deployment_decisions",
 }
 _BARS = """
@@ -92,6 +93,10 @@ _MODEL_PROBLEMS = {
         JOIN newest_evaluations AS e ON e.archive_id = t.archive_id AND e.symbol = t.symbol
             AND e.timeframe = t.timeframe AND e.as_of = t.as_of
         WHERE NOT list_contains(?, t.status) ORDER BY ALL""",
+    ("deployment_watches", "edges_hold"): """
+        SELECT t.symbol, t.timeframe || ' ' || t.plan || ': ' || t.status || ', ' || coalesce(t.reason, '') AS problem
+        FROM deployment_watches AS t JOIN newest AS n ON n.symbol = t.symbol AND n.archive_id = t.archive_id
+        WHERE t.alarm OR t.status = 'NOT_WATCHED' ORDER BY ALL""",
 }
 
 

@@ -58,8 +58,8 @@ _PLAN = "watch"
 
 _DEPLOYED = f"""
 SELECT d.* EXCLUDE (alarm, watched_until), m.model_sha256, m.feature_set, m.train_start, m.train_end,
-       a.train_start AS archive_train_start, a.train_end AS archive_train_end, w.inputs_digest AS watched_digest, w.watched_until, w.status AS watch_status,
-       w.reason AS watch_reason, coalesce(w.alarm, false) AS alarm
+       a.train_start AS archive_train_start, a.train_end AS archive_train_end, w.inputs_digest AS watched_digest,
+       w.watched_until, w.status AS watch_status, w.reason AS watch_reason, coalesce(w.alarm, false) AS alarm
 FROM ({DEPLOYED}) d
 JOIN {WANTED} t USING (archive_id, symbol)
 JOIN extracted_models m USING (archive_id, symbol, timeframe)
