@@ -17,7 +17,6 @@ import click
 from postval_assets.cli_audit import replay
 from postval_assets.cli_operations import OPERATIONS
 from postval_assets.cli_train import train
-from postval_assets.cli_watch import watch
 from postval_assets.cli_words import examples, instant_of, log_to_terminal, names_in, settings_of
 from postval_assets.core.failures import PostvalError, Rejected
 from postval_assets.core.folds import plan_named
@@ -68,7 +67,6 @@ def main(ctx: click.Context, data_dir: Path | None, bars_source: str | None) -> 
 
 main.add_command(train)
 main.add_command(replay)
-main.add_command(watch)
 for _command in OPERATIONS:
     main.add_command(_command)
 
