@@ -1,7 +1,7 @@
 """Commands of daily operation: deployed models, disk, archives, schema, backups, and what Dagster lost.
 
-Here: words and options. Not here: the work (commands/runs.py, pruning.py, archives.py, upkeep.py, rebuilding.py). What each of
-them is for is in docs/operations.md.
+Here: words and options. Not here: the work (commands/runs.py, pruning.py, archives.py, upkeep.py, rebuilding.py). What
+each of them is for is in docs/operations.md.
 """
 
 from __future__ import annotations
