@@ -90,8 +90,9 @@ Table `policy_causality` has what was found, a row for each model and `as_of`:
 
 A model that looks ahead becomes REJECTED in `extracted_models`, its folds that were asked for NOT_EVALUATED, and its
 decision DROP. Where only an action differs, `feature` is NULL. Other models go on. What the check of plug-ins before
-it ([plugins.md](plugins.md)) sees look ahead is the same finding, with `n_instants` 0. The model stays REJECTED when its archive is extracted again, as long as weights, name and version
-of the set, and postval's own code are the same; a mended set with another version is tried anew.
+it ([plugins.md](plugins.md)) sees look ahead is the same finding, with `n_instants` 0. The model stays REJECTED when
+its archive is extracted again, as long as weights, name and version of the set, and postval's own code are the same;
+a mended set with another version is tried anew.
 
 A set may dislike bars that never were, and raise or give NaN. Then its values are held against those of the bars up to
 that place alone, but for rounding, and the reason of the row says so.

@@ -73,6 +73,7 @@ WRITERS: Mapping[str, tuple[Kind, str]] = {
     "archive_evidence": (Kind.DECISION, "`archive_evidence`"),
     "archive_evidence_models": (Kind.DECISION, "`archive_evidence`"),
     "champion_comparisons": (Kind.DECISION, "`champion_comparisons`"),
+    "deployment_watches": (Kind.DECISION, "`deployment_watches`"),
     "deployment_decisions": (Kind.DECISION, "`deployment_decisions`"),
     "decision_inputs": (Kind.DECISION, "`deployment_decisions`"),
     "decided_folds": (Kind.DECISION, "`deployment_decisions`"),

@@ -17,6 +17,7 @@ from postval_assets.pipeline.gate import gate_models
 from postval_assets.pipeline.loading import load_bars
 from postval_assets.pipeline.reproducing import reproduce_claims
 from postval_assets.pipeline.summarizing import summarize_folds
+from postval_assets.pipeline.watching import watch_deployed
 
 from .catalogue import (
     FOLD_BACKFILL,
@@ -280,7 +281,35 @@ def champion_comparisons(
 
 @symbol_asset(
     partitions_def=symbol_partitions,
-    deps=[walk_forward_summaries, champion_comparisons, gating_scores, claim_reproductions],
+    deps=[bars, walk_forward_evaluations],
+    group_name=DECISION,
+    kinds={"python", "duckdb", "pytorch"},
+    check_specs=[
+        dg.AssetCheckSpec(
+            "edges_hold",
+            asset="deployment_watches",
+            description="No model that went LIVE has lost its edge since then, and every one could be watched.",
+        )
+    ],
+    description=(
+        "One row a model and plan that went LIVE: its returns since then against what its folds promised, by a "
+        "sequential test. An alarm turns LIVE into RETRAIN. No row where nothing ever was LIVE."
+    ),
+)
+def deployment_watches(context: dg.AssetExecutionContext, platform: PlatformResource) -> dg.MaterializeResult:
+    scope = platform.scope(context, context.partition_keys)
+    report = run_stage(
+        lambda: watch_deployed(platform.platform, scope.archives, run_id=scope.run_id, now=scope.as_of)
+    )
+    return report_stage(context, platform.platform, "deployment_watches", report, "edges_hold")
+
+
+@symbol_asset(
+    partitions_def=symbol_partitions,
+    deps=[
+        *(walk_forward_summaries, champion_comparisons, gating_scores),
+        *(claim_reproductions, deployment_watches),
+    ],
     group_name=DECISION,
     description=(
         "One row a model, plan, as_of, policy and run: LIVE, PAPER, RETRAIN or DROP, every reason that applied, and "
@@ -328,6 +357,7 @@ ASSETS = [
     claim_reproductions,
     walk_forward_summaries,
     champion_comparisons,
+    deployment_watches,
     deployment_decisions,
     archive_evidence,
 ]

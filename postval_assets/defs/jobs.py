@@ -15,6 +15,7 @@ from .assets import (
     champion_comparisons,
     claim_reproductions,
     deployment_decisions,
+    deployment_watches,
     extracted_models,
     gating_scores,
     walk_forward_evaluations,
@@ -36,6 +37,7 @@ archive_job = dg.define_asset_job(
         claim_reproductions,
         walk_forward_summaries,
         champion_comparisons,
+        deployment_watches,
         deployment_decisions,
     ),
     description="Everything that an arriving archive needs, for a range of its symbols.",
@@ -56,6 +58,7 @@ evaluation_job = dg.define_asset_job(
         claim_reproductions,
         walk_forward_summaries,
         champion_comparisons,
+        deployment_watches,
         deployment_decisions,
     ),
     description=(
@@ -66,8 +69,16 @@ evaluation_job = dg.define_asset_job(
 
 decision_job = dg.define_asset_job(
     "decision_job",
-    selection=dg.AssetSelection.assets(walk_forward_summaries, champion_comparisons, deployment_decisions),
+    selection=dg.AssetSelection.assets(
+        walk_forward_summaries, champion_comparisons, deployment_watches, deployment_decisions
+    ),
     description="Summaries, comparisons and decisions again, after folds were backfilled.",
+)
+
+watch_job = dg.define_asset_job(
+    "watch_job",
+    selection=dg.AssetSelection.assets(deployment_watches, deployment_decisions),
+    description="Models that went LIVE against the bars since then, and the decisions that follow.",
 )
 
 evidence_job = dg.define_asset_job(
@@ -76,7 +87,7 @@ evidence_job = dg.define_asset_job(
     description="The evidence of one archive, once all its models are decided.",
 )
 
-JOBS = [archive_job, bars_job, evaluation_job, decision_job, evidence_job]
+JOBS = [archive_job, bars_job, evaluation_job, decision_job, watch_job, evidence_job]
 
 
 def range_tags(

@@ -35,6 +35,7 @@ _TABLES = {
     "claim_reproductions": "claim_reproductions",
     "walk_forward_summaries": "walk_forward_summaries",
     "champion_comparisons": "champion_comparisons",
+    "deployment_watches": "deployment_watches",
     "deployment_decisions": "deployment_decisions",
 }
 _BARS = """
@@ -98,6 +99,10 @@ _MODEL_PROBLEMS = {
         JOIN newest_evaluations AS e ON e.archive_id = t.archive_id AND e.symbol = t.symbol
             AND e.timeframe = t.timeframe AND e.as_of = t.as_of
         WHERE NOT list_contains(?, t.status) ORDER BY ALL""",
+    ("deployment_watches", "edges_hold"): """
+        SELECT t.symbol, t.timeframe || ' ' || t.plan || ': ' || t.status || ', ' || coalesce(t.reason, '') AS problem
+        FROM deployment_watches AS t JOIN newest AS n ON n.symbol = t.symbol AND n.archive_id = t.archive_id
+        WHERE t.alarm OR t.status = 'NOT_WATCHED' ORDER BY ALL""",
 }
 
 

@@ -25,8 +25,12 @@ GRAPH = {
     "claim_reproductions": ({"gating_scores", "bars"}, "evaluation", "symbol"),
     "walk_forward_summaries": ({"walk_forward_evaluations", "fold_results"}, "decision", "symbol"),
     "champion_comparisons": ({"walk_forward_evaluations", "fold_results"}, "decision", "symbol"),
+    "deployment_watches": ({"bars", "walk_forward_evaluations"}, "decision", "symbol"),
     "deployment_decisions": (
-        {"walk_forward_summaries", "champion_comparisons", "gating_scores", "claim_reproductions"},
+        {
+            *("walk_forward_summaries", "champion_comparisons", "gating_scores"),
+            *("claim_reproductions", "deployment_watches"),
+        },
         "decision",
         "symbol",
     ),
@@ -34,7 +38,7 @@ GRAPH = {
 }
 USES_TORCH = {
     *("extracted_models", "backtest_results", "walk_forward_evaluations", "fold_results"),
-    *("champion_comparisons", "claim_reproductions"),
+    *("champion_comparisons", "claim_reproductions", "deployment_watches"),
 }
 CHECKS = {
     ("extracted_models", "models_are_usable"),
@@ -45,6 +49,7 @@ CHECKS = {
     ("walk_forward_evaluations", "folds_are_computed"),
     ("claim_reproductions", "claims_are_reproduced"),
     ("walk_forward_summaries", "inputs_are_current"),
+    ("deployment_watches", "edges_hold"),
 }
 
 
@@ -85,6 +90,7 @@ def test_checks_jobs_sensors_and_schedules_are_the_documented_ones() -> None:
         "bars_job",
         "evaluation_job",
         "decision_job",
+        "watch_job",
         "evidence_job",
     }
     assert {sensor.name for sensor in repository.sensor_defs} == {"inbox_sensor", "queue_sensor"}
