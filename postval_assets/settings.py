@@ -7,12 +7,10 @@ settings do.
 from __future__ import annotations
 
 import difflib
-import hashlib
-import json
 import os
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
@@ -26,14 +24,13 @@ from pydantic_settings import (
 )
 
 from postval_assets.core.bar_quality import DEFAULT_LIMITS, Check, QualityLimit, limit_problem
-from postval_assets.core.costs import ExecutionRules
-from postval_assets.core.decision import POLICIES
 from postval_assets.core.failures import Rejected
 from postval_assets.core.folds import PLANS
 from postval_assets.core.gating import THRESHOLD_SETS, MetricLimits, Thresholds
 from postval_assets.core.instruments import AssetClass, Timeframe, parse_symbol
 from postval_assets.core.model_spec import ACTIVATIONS
-from postval_assets.core.walk_forward import GradeLimits
+from postval_assets.core.policies import POLICIES
+from postval_assets.settings_rules import RuleSettings
 from postval_assets.settings_tables import QualityTable, ThresholdTable
 
 # Variables that are read elsewhere than in a field of Settings.
@@ -45,7 +42,7 @@ _ALPACA_VARIABLES = ("APCA_API_KEY_ID", "APCA_API_SECRET_KEY", "ALPACA_KEYS_FILE
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
-class Settings(BaseSettings):
+class Settings(RuleSettings):
     """All settings of postval."""
 
     model_config = SettingsConfigDict(
@@ -108,33 +105,6 @@ class Settings(BaseSettings):
     )
     include_dropped: bool = Field(default=False, description="Evaluate models that the gate dropped, too.")
     decision_policy: str = Field("standard", description="The policy that postval acts on.")
-
-    capital: float = Field(100_000.0, gt=0, description="Starting equity of every block, USD.")
-    safety_buffer: float = Field(0.30, ge=0, lt=1, description="Share of equity that is never allocated.")
-    base_alloc: float = Field(0.15, gt=0, le=1, description="Share of the rest that an order of size 1 uses.")
-    max_position: float = Field(0.20, gt=0, le=1, description="Largest position as a share of equity.")
-    min_order_usd: float = Field(1.0, ge=0, description="Smaller orders are dropped.")
-    equity_fee_bps: float = Field(0.0, ge=0, description="Fee for equities, basis points of traded value.")
-    crypto_fee_bps: float = Field(25.0, ge=0, description="Fee for crypto, basis points of traded value.")
-    slippage_bps: float = Field(5.0, ge=0, description="Slippage, basis points of the price, on every fill.")
-    zero_volume: Literal["lapse", "fill"] = Field(
-        "lapse",
-        description="`lapse`: no fill in a bar of volume 0; `fill`: 0 means unknown.",
-    )
-    account_features: Literal["live", "neutral"] = Field(
-        "live",
-        description="`live`: the account's own state; `neutral`: constants.",
-    )
-    session: Literal["all", "regular"] = Field(
-        "all", description="`regular`: only bars of the regular session."
-    )
-    good_positive_share: float = Field(0.80, description="Positive folds for GOOD and for LIVE.")
-    marginal_positive_share: float = Field(0.60, description="Positive folds for MARGINAL and for PAPER.")
-    good_sharpe_std: float = Field(1.0, description="Sharpe spread below this is GOOD.")
-    marginal_sharpe_std: float = Field(2.0, description="Sharpe spread up to this is MARGINAL.")
-    lucky_positive_share: float = Field(
-        0.40, description="A profit with at most this share is ONE_LUCKY_PERIOD."
-    )
 
     default_activation: str = Field("relu", description="Activation where a checkpoint does not name one.")
     feature_sets: dict[str, str] = Field(
@@ -267,33 +237,6 @@ class Settings(BaseSettings):
         keys = {n: v for n, v in self.alpaca_variables.items() if n.startswith("APCA_")}
         return tuple(secret.get_secret_value() for secret in keys.values())
 
-    @cached_property
-    def execution_rules(self) -> ExecutionRules:
-        """The numbers of execution."""
-        return ExecutionRules(
-            capital=self.capital,
-            safety_buffer=self.safety_buffer,
-            base_alloc=self.base_alloc,
-            max_position=self.max_position,
-            min_order_usd=self.min_order_usd,
-            equity_fee_bps=self.equity_fee_bps,
-            crypto_fee_bps=self.crypto_fee_bps,
-            slippage_bps=self.slippage_bps,
-            zero_volume_fills=self.zero_volume == "fill",
-            neutral_account_features=self.account_features == "neutral",
-        )
-
-    @cached_property
-    def grade_limits(self) -> GradeLimits:
-        """Limits of grades and of the standard decision."""
-        return GradeLimits(
-            good_positive_share=self.good_positive_share,
-            marginal_positive_share=self.marginal_positive_share,
-            good_sharpe_std=self.good_sharpe_std,
-            marginal_sharpe_std=self.marginal_sharpe_std,
-            lucky_positive_share=self.lucky_positive_share,
-        )
-
     @property
     def quality_limits(self) -> dict[Check, QualityLimit]:
         """Limits of every check of bars."""
@@ -318,11 +261,6 @@ class Settings(BaseSettings):
             return THRESHOLD_SETS[name]
         known = ", ".join([*THRESHOLD_SETS, *self.thresholds])
         raise Rejected(f"thresholds_version {name!r} is unknown: expected one of {known}")
-
-    def evaluation_digest(self) -> str:
-        """Digest of the settings that a fold's result depends on."""
-        chosen: dict[str, Any] = {**self.execution_rules.as_dict(), "session": self.session}
-        return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()
 
 
 def load_settings(**overrides: object) -> Settings:

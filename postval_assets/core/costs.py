@@ -13,6 +13,31 @@ BPS = 1e-4
 
 
 @dataclass(frozen=True)
+class TradingCosts:
+    """What a fill costs.
+
+    Attributes:
+        fee_rate: fee as a fraction of traded value.
+        slippage: as a fraction of the price.
+    """
+
+    fee_rate: float
+    slippage: float
+
+    @property
+    def bps(self) -> float:
+        """Cost of one side, fee and slippage together, in basis points."""
+        return (self.fee_rate + self.slippage) / BPS
+
+    def at(self, bps: float) -> TradingCosts:
+        """Costs of that many basis points a side, fee and slippage in the same proportion (slippage where none is)."""
+        if self.bps == 0.0:
+            return TradingCosts(0.0, bps * BPS)
+        scale = bps / self.bps
+        return TradingCosts(self.fee_rate * scale, self.slippage * scale)
+
+
+@dataclass(frozen=True)
 class ExecutionRules:
     """The numbers of execution; the defaults are those of docs/rules.md.
 
@@ -47,6 +72,10 @@ class ExecutionRules:
     def slippage(self) -> float:
         """Slippage as a fraction of the price."""
         return BPS * self.slippage_bps
+
+    def costs(self, asset_class: AssetClass) -> TradingCosts:
+        """What a fill costs."""
+        return TradingCosts(self.fee_rate(asset_class), self.slippage)
 
     @staticmethod
     def long_only(asset_class: AssetClass) -> bool:

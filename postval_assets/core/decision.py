@@ -1,12 +1,12 @@
 """LIVE, PAPER, RETRAIN or DROP: policy ``standard`` of rules.md section 6.
 
-Here: decisions from a gate's class and a plan's summary, with every reason that applied. Not here: the statistics
-behind them. Another policy is another function of the same evidence (``POLICIES``).
+Here: the words of decisions, what they have in common, and this policy. Not here: the statistics behind them, policy
+``evidence`` (evidence_policy.py), or the list of policies (policies.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -52,6 +52,8 @@ class Reason(StrEnum):
     SIMULATED_BARS = "SIMULATED_BARS"
     BAR_QUALITY = "BAR_QUALITY"
     EDGE_LOST = "EDGE_LOST"
+    EVIDENCE = "EVIDENCE"
+    LOSSES_SHOWN = "LOSSES_SHOWN"
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,25 @@ def decide_standard(
         folds: of the plan, computed or not.
         limits: of positive share and Sharpe spread.
     """
-    always = _always_shown(model, summary, folds)
+    early = decided_before_folds(model, summary, folds)
+    if early is not None or summary is None:
+        return early or Verdict(Decision.RETRAIN, (Reason.NO_EVIDENCE,))
+    forbids_live = caps(model, summary, folds)
+    shown = (*forbids_live, *always_shown(model, summary, folds))
+    computed = [f for f in folds if f.status in COMPUTED]
+    if all(f.total_return is not None and f.total_return <= 0.0 for f in computed):
+        return Verdict(Decision.DROP, (Reason.CONSISTENT_LOSSES, *shown))
+    decision, why = _by_folds(summary, limits)
+    if decision is Decision.LIVE and forbids_live:
+        decision = Decision.PAPER
+    return Verdict(decision, (*why, *shown))
+
+
+def decided_before_folds(
+    model: ModelVerdict, summary: WalkForwardSummary | None, folds: Sequence[FoldOutcome]
+) -> Verdict | None:
+    """Rules 1 and 2, which every policy has: a model that is refused, and one whose folds say nothing."""
+    always = always_shown(model, summary, folds)
     if not model.usable:
         return Verdict(Decision.DROP, (f"{Reason.MODEL_NOT_OK}: {model.problem}", *always))
     if model.classification not in (Classification.APPROVED, Classification.REVIEW):
@@ -112,19 +132,12 @@ def decide_standard(
         return Verdict(Decision.DROP, (_with(name, model.gate_reason), *always))
     if summary is None:
         return Verdict(Decision.RETRAIN, (_with(Reason.NO_EVIDENCE, _first_problem(folds)), *always))
-    caps = _caps(model, summary, folds)
-    shown = (*caps, *always)
+    shown = (*caps(model, summary, folds), *always)
     if summary.n_computed == 0:
         return Verdict(Decision.RETRAIN, (_with(Reason.NO_EVIDENCE, _first_problem(folds)), *shown))
-    computed = [f for f in folds if f.status in COMPUTED]
-    if not any(f.n_trades for f in computed):
+    if not any(f.n_trades for f in folds if f.status in COMPUTED):
         return Verdict(Decision.RETRAIN, (Reason.NO_TRADES, *shown))
-    if all(f.total_return is not None and f.total_return <= 0.0 for f in computed):
-        return Verdict(Decision.DROP, (Reason.CONSISTENT_LOSSES, *shown))
-    decision, why = _by_folds(summary, limits)
-    if decision is Decision.LIVE and caps:
-        decision = Decision.PAPER
-    return Verdict(decision, (*why, *shown))
+    return None
 
 
 def _by_folds(summary: WalkForwardSummary, limits: GradeLimits) -> tuple[Decision, tuple[str, ...]]:
@@ -150,7 +163,7 @@ def _by_folds(summary: WalkForwardSummary, limits: GradeLimits) -> tuple[Decisio
     return Decision.RETRAIN, tuple(failed)
 
 
-def _caps(model: ModelVerdict, summary: WalkForwardSummary, folds: Sequence[FoldOutcome]) -> tuple[str, ...]:
+def caps(model: ModelVerdict, summary: WalkForwardSummary, folds: Sequence[FoldOutcome]) -> tuple[str, ...]:
     """Reasons that forbid LIVE, whether or not LIVE was reached."""
     seen = {f.training_overlap for f in folds}
     not_fresh = seen & {TrainingOverlap.IN_TRAIN, TrainingOverlap.OVERLAP, TrainingOverlap.BEFORE_TRAIN}
@@ -173,9 +186,10 @@ def _caps(model: ModelVerdict, summary: WalkForwardSummary, folds: Sequence[Fold
     return tuple(caps)
 
 
-def _always_shown(
+def always_shown(
     model: ModelVerdict, summary: WalkForwardSummary | None, folds: Sequence[FoldOutcome]
 ) -> tuple[str, ...]:
+    """Reasons that decide nothing and belong to every decision."""
     reasons: list[str] = list(summary.reasons) if summary is not None else []
     if any(f.training_overlap is TrainingOverlap.UNKNOWN and f.n_bars for f in folds):
         reasons.append(Reason.TRAINING_WINDOW_UNKNOWN)
@@ -183,7 +197,7 @@ def _always_shown(
         reasons.append(Reason.SIMULATED_BARS)
     if folds and model.bar_warnings:
         reasons.append(_with(Reason.BAR_QUALITY, ", ".join(model.bar_warnings)))
-    return tuple(reasons)
+    return (*reasons, *model.notes)
 
 
 def _first_problem(folds: Sequence[FoldOutcome]) -> str | None:
@@ -196,20 +210,3 @@ def _first_problem(folds: Sequence[FoldOutcome]) -> str | None:
 
 def _with(reason: Reason, detail: str | None) -> str:
     return f"{reason}: {detail}" if detail else str(reason)
-
-
-@dataclass(frozen=True)
-class DecisionPolicy:
-    """A named, versioned rule."""
-
-    name: str
-    version: str
-    decide: Callable[
-        [ModelVerdict, WalkForwardSummary | None, Sequence[FoldOutcome], GradeLimits],
-        Verdict,
-    ]
-
-
-POLICIES: Mapping[str, DecisionPolicy] = {
-    "standard": DecisionPolicy("standard", "2", decide_standard),
-}

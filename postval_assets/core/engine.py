@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from postval_assets.core.bars import Bars
-from postval_assets.core.costs import ExecutionRules
+from postval_assets.core.costs import ExecutionRules, TradingCosts
 from postval_assets.core.ledger import RoundTrip, TripLedger
 
 Float = npt.NDArray[np.float64]
@@ -49,12 +49,14 @@ class Lane:
         start: index of the first bar of the block.
         stop: index after its last bar.
         sizes: signed order size of each action, axis [action] (actions.action_sizes).
+        costs: in place of those of the rules, where a replay asks what other costs would leave.
     """
 
     bars: Bars
     start: int
     stop: int
     sizes: Float
+    costs: TradingCosts | None = None
 
     @property
     def n_bars(self) -> int:
@@ -136,16 +138,39 @@ def run_lanes(lanes: Sequence[Lane], actor: Actor, rules: ExecutionRules) -> lis
     """
     if not lanes:
         return []
-    if min(lane.n_bars for lane in lanes) < 2:
-        raise ValueError("a block needs at least two bars: one to decide on and one to fill at")
     books = _Books(lanes, rules)
-    for step in range(books.n_steps):
-        if not books.deciding.size:
-            break
-        close, equity = books.mark(step)
-        if books.deciding.size:
-            books.decide(step, close, equity, actor)
+    books.run(actor)
     return [books.result(i) for i in range(len(lanes))]
+
+
+def replayed_returns(lanes: Sequence[Lane], actions: npt.NDArray[np.integer], rules: ExecutionRules) -> Float:
+    """Total return of each lane under given actions: the same books, of which only the last equity is kept.
+
+    Args:
+        lanes: as in run_lanes; many lanes over one block share its prices.
+        actions: of each lane at each step, [lane, step]; what stands at a lane's last bar and after it is not read.
+        rules: costs and sizes.
+
+    Returns:
+        Last equity / capital - 1, axis [lane]; -1 for a lane that was ruined.
+    """
+    if not lanes:
+        return np.empty(0)
+    books = _Books(lanes, rules, keeps_curves=False)
+    books.run(_Replayed(np.ascontiguousarray(actions.T)))
+    return books.last_equity / rules.capital - 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class _Replayed:
+    """Given actions [step, lane]."""
+
+    actions: npt.NDArray[np.integer]
+
+    def act(self, step: int, lanes: Int, account: Float) -> Int:  # noqa: ARG002 - the protocol's signature
+        row = self.actions[step]
+        chosen: Int = row if lanes.size == row.size else row[lanes]
+        return chosen
 
 
 class _Books:
@@ -157,9 +182,20 @@ class _Books:
     Attributes:
         n_steps: bars of the longest block.
         deciding: indices of the lanes that run on after the step that was marked last, ascending.
+        last_equity: at the newest bar that was marked, axis [lane].
     """
 
-    def __init__(self, lanes: Sequence[Lane], rules: ExecutionRules) -> None:
+    def __init__(self, lanes: Sequence[Lane], rules: ExecutionRules, *, keeps_curves: bool = True) -> None:
+        """Open the books.
+
+        Args:
+            lanes: blocks to trade.
+            rules: costs and sizes.
+            keeps_curves: whether curves, round trips and account features are kept; a replay of given actions needs
+                none of them, and they are most of what a step costs.
+        """
+        if min(lane.n_bars for lane in lanes) < 2:
+            raise ValueError("a block needs at least two bars: one to decide on and one to fill at")
         n = len(lanes)
         self.rules = rules
         self.length: Int = np.array([lane.n_bars for lane in lanes], dtype=np.int64)
@@ -168,7 +204,9 @@ class _Books:
             _padded(lanes, name, self.n_steps) for name in ("open", "close", "volume")
         )
         self.sizes = _padded_sizes(lanes)
-        self.fee_rate = np.array([rules.fee_rate(lane.bars.asset_class) for lane in lanes])
+        costs = [lane.costs or rules.costs(lane.bars.asset_class) for lane in lanes]
+        self.fee_rate = np.array([c.fee_rate for c in costs])
+        self.slippage = np.array([c.slippage for c in costs])
         self.long_only = np.array([rules.long_only(lane.bars.asset_class) for lane in lanes])
         self.cash = np.full(n, rules.capital)
         self.quantity = np.zeros(n)
@@ -177,14 +215,26 @@ class _Books:
         self.traded = np.zeros(n)
         self.fees = np.zeros(n)
         self.status = [RunStatus.OK] * n
+        self.keeps_curves = keeps_curves
         self.ledger = TripLedger(n)
-        self.equity = np.full((self.n_steps, n), np.nan)
-        self.position = np.zeros((self.n_steps, n))
-        self.actions = np.full((self.n_steps, n), -1, dtype=np.int64)
+        self.last_equity = np.full(n, rules.capital)
+        n_points = self.n_steps if keeps_curves else 0
+        self.equity = np.full((n_points, n), np.nan)
+        self.position = np.zeros((n_points, n))
+        self.actions = np.full((n_points, n), -1, dtype=np.int64)
         self.n_points = self.length.copy()
         self.alive = np.ones(n, dtype=bool)
         self.deciding: Int = np.arange(n)
         self._last_steps = frozenset((self.length - 1).tolist())
+
+    def run(self, actor: Actor) -> None:
+        """Trade all lanes to their ends."""
+        for step in range(self.n_steps):
+            if not self.deciding.size:
+                break
+            close, equity = self.mark(step)
+            if self.deciding.size:
+                self.decide(step, close, equity, actor)
 
     def _running(self) -> Int | slice:
         """What picks the running lanes out of an array of all."""
@@ -208,9 +258,11 @@ class _Books:
             self._end(lanes, RunStatus.RUINED, step)
             equity = np.where(ruined, 0.0, equity)
             ending = True
-        self.equity[step, running] = equity
-        self.position[step, running] = self.quantity[running]
-        self.peak[running] = np.maximum(self.peak[running], equity)
+        self.last_equity[running] = equity
+        if self.keeps_curves:
+            self.equity[step, running] = equity
+            self.position[step, running] = self.quantity[running]
+            self.peak[running] = np.maximum(self.peak[running], equity)
         if ending:
             self.alive[self.deciding[self.length[self.deciding] - 1 == step]] = False
             on = self.alive[self.deciding]
@@ -221,13 +273,17 @@ class _Books:
         """Ask for actions at this close and fill the orders at the next open."""
         lanes, running = self.deciding, self._running()
         value = self.quantity[running] * close
-        account = account_features(
-            equity,
-            value,
-            self.cash[running],
-            self.peak[running],
-            self.ledger.win_rate[running],
-            self.rules,
+        account = (
+            account_features(
+                equity,
+                value,
+                self.cash[running],
+                self.peak[running],
+                self.ledger.win_rate[running],
+                self.rules,
+            )
+            if self.keeps_curves
+            else np.empty((0, N_ACCOUNT_FEATURES))
         )
         chosen = actor.act(step, lanes, account)
         if chosen.min() < 0:
@@ -235,7 +291,8 @@ class _Books:
             self._end(lanes[~sound], RunStatus.BROKEN_POLICY, step)
             self.deciding = lanes = running = lanes[sound]
             close, equity, value, chosen = close[sound], equity[sound], value[sound], chosen[sound]
-        self.actions[step, running] = chosen
+        if self.keeps_curves:
+            self.actions[step, running] = chosen
         size = self.sizes[lanes, chosen]
         if not size.any():
             return
@@ -284,12 +341,14 @@ class _Books:
             self._fill(held, -self.quantity[held], self.closes[step, held], step)
 
     def _fill(self, lanes: Int, dq: Float, quoted: Float, step: int) -> None:
-        price = quoted * (1.0 + np.sign(dq) * self.rules.slippage)
+        price = quoted * (1.0 + np.sign(dq) * self.slippage[lanes])
         fee = self.fee_rate[lanes] * np.abs(dq) * price
         before = self.quantity[lanes]
         self.cash[lanes] -= dq * price + fee
         # dq = -before cancels exactly in IEEE arithmetic; nothing else may be taken for flat.
         self.quantity[lanes] = before + dq
+        if not self.keeps_curves:
+            return
         self.traded[lanes] += np.abs(dq) * price
         self.fees[lanes] += fee
         self.ledger.record(lanes, before, dq, price, fee, step)
@@ -350,10 +409,19 @@ def order_quantity(
 
 def _padded(lanes: Sequence[Lane], name: str, steps: int) -> Float:
     """A column of each lane's bars, axis [step, lane], NaN after a lane's end."""
-    out = np.full((steps, len(lanes)), np.nan)
-    for i, lane in enumerate(lanes):
+    place: dict[tuple[int, int, int], int] = {}
+    blocks: list[Lane] = []
+    of_lane = []
+    for lane in lanes:
+        key = (id(lane.bars), lane.start, lane.stop)
+        if key not in place:
+            place[key] = len(blocks)
+            blocks.append(lane)
+        of_lane.append(place[key])
+    out = np.full((steps, len(blocks)), np.nan)
+    for i, lane in enumerate(blocks):
         out[: lane.n_bars, i] = getattr(lane.bars, name)[lane.start : lane.stop]
-    return out
+    return out if len(blocks) == len(lanes) else out[:, of_lane]
 
 
 def _padded_sizes(lanes: Sequence[Lane]) -> Float:

@@ -8,10 +8,12 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from postval_assets.core.decision import POLICIES, Decision, ModelVerdict, Verdict, decide_standard
+from postval_assets.core.decision import Decision, ModelVerdict, Verdict, decide_standard
 from postval_assets.core.folds import TrainingOverlap
 from postval_assets.core.gating import Classification
+from postval_assets.core.policies import POLICIES, DecisionPolicy, PlanFindings, PolicyLimits
 from postval_assets.core.walk_forward import FoldOutcome, FoldStatus, GradeLimits, summarize
+from postval_assets_tests.core.evidence_cases import proven
 from postval_assets_tests.core.fold_cases import missing, ok, plain_folds, plans_of_folds
 from postval_assets_tests.core.plain_metrics import NAMED_REASONS, plain_decision
 
@@ -241,5 +243,33 @@ def test_limits_are_settings() -> None:
 
 
 def test_the_policy_is_registered_under_its_name() -> None:
-    assert POLICIES["standard"].decide is decide_standard
-    assert POLICIES["standard"].version
+    summary = summarize(STEADY, 5, 2000.0, LIMITS)
+    found = PlanFindings(summary, None, STEADY)
+    assert POLICIES["standard"].decide(GOOD_MODEL, found, PolicyLimits()) == decide_standard(
+        GOOD_MODEL, summary, STEADY, LIMITS
+    )
+    assert all(policy.name == name and policy.version for name, policy in POLICIES.items())
+
+
+@pytest.mark.parametrize("policy", POLICIES.values(), ids=str)
+def test_a_lost_edge_turns_live_into_retrain_and_nothing_else(policy: DecisionPolicy) -> None:
+    lost = replace(GOOD_MODEL, edge_lost="Sharpe -1.20")
+    for model_class in (Classification.APPROVED, Classification.DROP):
+        summary = summarize(STEADY, 5, 2000.0, LIMITS)
+        found = PlanFindings(summary, proven(), STEADY)
+        before = policy.decide(replace(GOOD_MODEL, classification=model_class), found, PolicyLimits())
+        after = policy.decide(replace(lost, classification=model_class), found, PolicyLimits())
+        if before.decision is Decision.LIVE:
+            assert after == Verdict(Decision.RETRAIN, ("EDGE_LOST: Sharpe -1.20", *before.reasons))
+        else:
+            assert after == before
+    assert policy.decide(GOOD_MODEL, found, PolicyLimits()).decision is Decision.LIVE
+
+
+@pytest.mark.parametrize("policy", POLICIES.values(), ids=str)
+def test_notes_are_always_shown_and_decide_nothing(policy: DecisionPolicy) -> None:
+    noted = replace(GOOD_MODEL, notes=("CHAMPION: better", "CLAIM_NOT_REPRODUCED: 1.9, 0.9"))
+    found = PlanFindings(summarize(STEADY, 5, 2000.0, LIMITS), proven(), STEADY)
+    plain = policy.decide(GOOD_MODEL, found, PolicyLimits())
+    told = policy.decide(noted, found, PolicyLimits())
+    assert told == Verdict(plain.decision, (*plain.reasons, *noted.notes))
