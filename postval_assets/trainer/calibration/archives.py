@@ -82,7 +82,9 @@ class Maker:
         models = archive_models(markets, self.networks, self.study.archive_size, words)
         replay_always = piece.number % REPLAY_ALL_EVERY == 0
         with_costs = trade(models, markets, RULES)
-        judged = self._judged(models, markets, with_costs, Family.WITH_COSTS, RULES, replay_always=replay_always)
+        judged = self._judged(
+            models, markets, with_costs, Family.WITH_COSTS, RULES, replay_always=replay_always
+        )
         free = without_costs(models, markets, with_costs)
         return judged + self._judged(
             models, markets, free, Family.WITHOUT_COSTS, FREE_RULES, replay_always=replay_always

@@ -23,7 +23,13 @@ from postval_assets.core.evidence_policy import decide_evidence
 from postval_assets.core.folds import PlanBlocks, overlaps
 from postval_assets.core.gating import Classification
 from postval_assets.core.metrics import block_metrics
-from postval_assets.core.walk_forward import FoldOutcome, FoldStatus, GradeLimits, WalkForwardSummary, summarize
+from postval_assets.core.walk_forward import (
+    FoldOutcome,
+    FoldStatus,
+    GradeLimits,
+    WalkForwardSummary,
+    summarize,
+)
 from postval_assets.core.walk_forward_evidence import (
     Condition,
     EvidenceLimits,

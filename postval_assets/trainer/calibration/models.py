@@ -48,11 +48,13 @@ Float32 = npt.NDArray[np.float32]
 Tensors = dict[str, Float32]
 
 # What random networks are drawn from: small ones, that look at the newest bars or at days.
-HIDDEN_DIMS = ((8, 8), (16, 16), (32,))
+HIDDEN_DIMS: tuple[tuple[int, ...], ...] = ((8, 8), (16, 16), (32,))
 ACTIVATIONS = ("tanh", "relu")
-KERNEL_SPANS = ((1, 4, 16, 48), (24, 96), (96,))
+KERNEL_SPANS: tuple[tuple[int, ...], ...] = ((1, 4, 16, 48), (24, 96), (96,))
 SHUFFLED_VERSIONS = ("2.3.0", "2.7.0")
-MAP_BARS = 1_000  # newest bars before the plans that inputs are standardised on; more of them cost time and change little
+MAP_BARS = 1_000
+"""Newest bars before the plans on which inputs are standardised; more of them cost time and change little."""
+
 # A minute for all of them: they have nothing to learn, and only have to trade as trained networks do.
 SHUFFLED_CONFIG = PPOConfig(hidden_dims=(8, 8), n_updates=30, n_episodes=32, patience=6)
 
@@ -117,9 +119,9 @@ class RandomNetworks:
     def draw(self, version: str, words: Sequence[str]) -> WorthlessModel:
         """A network that follows from the words."""
         rng = seeded("network", *words)
-        hidden, activation, spans = (
-            choices[int(rng.integers(len(choices)))] for choices in (HIDDEN_DIMS, ACTIVATIONS, KERNEL_SPANS)
-        )
+        hidden = HIDDEN_DIMS[int(rng.integers(len(HIDDEN_DIMS)))]
+        activation = ACTIVATIONS[int(rng.integers(len(ACTIVATIONS)))]
+        spans = KERNEL_SPANS[int(rng.integers(len(KERNEL_SPANS)))]
         layout = VERSIONS[version]
         input_map = self._input_map(spans)
         with torch.random.fork_rng(devices=[]):

@@ -137,7 +137,9 @@ def _findings(done: Finished, outcome: Outcome) -> str:
             if (models := outcome.edge(sharpe, plan))
         ]
         if shares:
-            lines.append(f"- Power of `evidence` over {plan} by true annual Sharpe ratio: {', '.join(shares)}.")
+            lines.append(
+                f"- Power of `evidence` over {plan} by true annual Sharpe ratio: {', '.join(shares)}."
+            )
     return "\n".join(lines)
 
 
@@ -160,17 +162,17 @@ def _false_live(done: Finished, outcome: Outcome) -> str:
         for plan in done.study.plans:
             archives = outcome.archives(family, plan)
             models = outcome.worthless(family, plan)
-            for policy in POLICIES if models else ():
-                rows.append(
-                    (
-                        family,
-                        plan,
-                        policy,
-                        _events(archives_with(archives, policy, Decision.LIVE)),
-                        _events(decided(models, policy, Decision.LIVE)),
-                        *(_percent(decided(models, policy, d).share) for d in Decision),
-                    )
+            rows += [
+                (
+                    family,
+                    plan,
+                    policy,
+                    _events(archives_with(archives, policy, Decision.LIVE)),
+                    _events(decided(models, policy, Decision.LIVE)),
+                    *(_percent(decided(models, policy, d).share) for d in Decision),
                 )
+                for policy in (POLICIES if models else ())
+            ]
             for kind in sorted({m.kind for m in models}):
                 of_kind = [m for m in models if m.kind == kind]
                 sharpe = mean_of(m.sharpe for m in of_kind)
@@ -189,7 +191,9 @@ def _false_live(done: Finished, outcome: Outcome) -> str:
         return ""
     return f"""## Worthless models
 
-Archives of {done.study.archive_size} networks on markets without an edge. Intervals are 95 %, Clopper-Pearson, of the
+Archives of {
+        done.study.archive_size
+    } networks on markets without an edge. Intervals are 95 %, Clopper-Pearson, of the
 archives and of the models as if they were independent. Archives on fresh markets are independent; models of one archive
 share seven markets, so the intervals of models are somewhat too narrow.
 
@@ -201,11 +205,22 @@ prices happened to do is in every row. They are here because they are the bars t
 
 By the way in which the networks came about, with the mean of the annualised Sharpe ratio that was measured:
 
-{_table(
-    ("models", "plan", "networks", "n", "mean Sharpe", "LIVE standard", "LIVE evidence", "PAPER standard",
-     "PAPER evidence"),
-    kinds,
-)}"""
+{
+        _table(
+            (
+                "models",
+                "plan",
+                "networks",
+                "n",
+                "mean Sharpe",
+                "LIVE standard",
+                "LIVE evidence",
+                "PAPER standard",
+                "PAPER evidence",
+            ),
+            kinds,
+        )
+    }"""
 
 
 def _power(done: Finished, outcome: Outcome) -> str:
@@ -224,17 +239,17 @@ def _power(done: Finished, outcome: Outcome) -> str:
     for plan in done.study.plans:
         for sharpe in outcome.sharpes():
             models = outcome.edge(sharpe, plan)
-            for policy in POLICIES:
-                rows.append(
-                    (
-                        plan,
-                        f"{sharpe:g}",
-                        policy,
-                        _events(decided(models, policy, Decision.LIVE)),
-                        _possible(possible_power(sharpe, plan_named(plan).days, done.study.archive_size)),
-                        *(_percent(decided(models, policy, d).share) for d in Decision if d != Decision.LIVE),
-                    )
+            rows += [
+                (
+                    plan,
+                    f"{sharpe:g}",
+                    policy,
+                    _events(decided(models, policy, Decision.LIVE)),
+                    _possible(possible_power(sharpe, plan_named(plan).days, done.study.archive_size)),
+                    *(_percent(decided(models, policy, d).share) for d in Decision if d != Decision.LIVE),
                 )
+                for policy in POLICIES
+            ]
             measured.append((plan, f"{sharpe:g}", *_measured(models)))
     if not rows:
         return ""
@@ -321,10 +336,14 @@ def _sizes(done: Finished, outcome: Outcome) -> str:
         for family in (Family.WITH_COSTS, Family.WITHOUT_COSTS):
             models = outcome.worthless(family, plan)
             if models:
-                rows.append((_named(family), plan, *(_events(decided_at(models, n, "LIVE")) for n in TRIAL_COUNTS)))
+                rows.append(
+                    (_named(family), plan, *(_events(decided_at(models, n, "LIVE")) for n in TRIAL_COUNTS))
+                )
         for sharpe in outcome.sharpes():
             models = outcome.edge(sharpe, plan)
-            rows.append((f"Sharpe {sharpe:g}", plan, *(_events(decided_at(models, n, "LIVE")) for n in TRIAL_COUNTS)))
+            rows.append(
+                (f"Sharpe {sharpe:g}", plan, *(_events(decided_at(models, n, "LIVE")) for n in TRIAL_COUNTS))
+            )
     if not rows:
         return ""
     return f"""## Archives of other sizes
@@ -353,10 +372,10 @@ def _method(size: int) -> str:
   archive, on other markets), and networks with random weights of both versions.
 - **Models with an edge.** The policy that knows the planted state, on each of the seven markets. Both plans are judged
   over the same path, the shorter one on its end.
-- **Judged** by `core.walk_forward_evidence`, `core.decision` and `core.evidence_policy` with their default limits. Gate,
-  intake and features count as good, folds are out of sample: only the walk-forward part is measured, and the gate would
-  drop some models before. Where a p-value is too large for LIVE and PAPER, {replayed} are not computed: no value of
-  theirs could change the decision.
+- **Judged** by `core.walk_forward_evidence`, `core.decision` and `core.evidence_policy` with their default limits.
+  Gate, intake and features count as good, folds are out of sample: only the walk-forward part is measured, and the
+  gate would drop some models before. Where a p-value is too large for LIVE and PAPER, {replayed} are not computed: no
+  value of theirs could change the decision.
 
 **What this does not say.** These markets are simulated: volatility has regimes and returns have fat tails, but nothing
 trends, symbols are independent of each other, and no price reacts to a trade. A real market's drift earns something for
@@ -374,9 +393,10 @@ def _again(done: Finished, command: str) -> str:
 
     {command}
 
-Seed {done.study.seed}; every piece is seeded by it and by its own name (`fresh/00000`, `edge-3/00000`), so that a larger
-study contains a smaller one, and the number of processes changes nothing. Rules `{made.get("rules")}` (digest of `core`),
-{versions}. {minutes:.0f} minutes of one core. It can be stopped and goes on where it was; another rule begins anew.
+Seed {done.study.seed}; every piece is seeded by it and by its own name (`fresh/00000`, `edge-3/00000`), so that a
+larger study contains a smaller one, and the number of processes changes nothing. Rules `{made.get("rules")}` (digest of
+`core`), {versions}. {minutes:.0f} minutes of one core. It can be stopped and goes on where it was; another rule begins
+anew.
 """
 
 

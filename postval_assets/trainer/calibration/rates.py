@@ -87,7 +87,9 @@ def _binomial_cdf(k: int, n: int, p: float) -> float:
     )
 
 
-def possible_power(annual_sharpe: float, days: int, n_trials: int, significance: float = SIGNIFICANCE) -> float:
+def possible_power(
+    annual_sharpe: float, days: int, n_trials: int, significance: float = SIGNIFICANCE
+) -> float:
     """How often a model of that true Sharpe ratio can be told from the best of N worthless ones at all.
 
     One-sided test of the mean of independent returns at the level of Sidak: no rule that keeps the size can do better

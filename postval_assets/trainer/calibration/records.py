@@ -97,7 +97,9 @@ class ResultsFile:
             # A line that was being written when the study was stopped has no end, and its piece is made again.
             whole = text[: text.rfind("\n") + 1]
             if depends_on is not None:
-                header = json.dumps({"depends_on": dict(depends_on), "columns": _COLUMNS}, sort_keys=True) + "\n"
+                header = (
+                    json.dumps({"depends_on": dict(depends_on), "columns": _COLUMNS}, sort_keys=True) + "\n"
+                )
                 path.parent.mkdir(parents=True, exist_ok=True)
                 if whole and not whole.startswith(header):
                     raise Rejected(
@@ -135,11 +137,12 @@ class ResultsFile:
 def _header(path: Path, line: str) -> dict[str, Any]:
     try:
         content = json.loads(line)
-        if content["columns"] != list(_COLUMNS):
-            raise ValueError(f"columns {content['columns']}")
-        return dict(content["depends_on"])
+        columns, depends_on = content["columns"], dict(content["depends_on"])
     except (ValueError, KeyError, TypeError) as error:
-        raise Rejected(f"{path} is not a file of results of this version: {error}") from error
+        raise Rejected(f"{path} is not a file of results: {error}") from error
+    if columns != list(_COLUMNS):
+        raise Rejected(f"{path} is of another version: it has {columns}; expected {list(_COLUMNS)}")
+    return depends_on
 
 
 def _parsed(path: Path, line: str) -> PieceResult:

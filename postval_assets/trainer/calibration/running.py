@@ -12,7 +12,6 @@ import hashlib
 import json
 import multiprocessing
 import platform
-import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -204,16 +203,16 @@ def _pool(processes: int, start: _Start | None) -> ProcessPoolExecutor:
     )
 
 
-def _make_missing(
-    start: _Start, missing: list[Piece], kept: ResultsFile, processes: int, say: Say
-) -> None:
+def _make_missing(start: _Start, missing: list[Piece], kept: ResultsFile, processes: int, say: Say) -> None:
     begun = time.perf_counter()
 
     def keep(result: PieceResult, number: int) -> None:
         kept.append(result)
         spent = time.perf_counter() - begun
         left = spent / number * (len(missing) - number)
-        say(f"{number} of {len(missing)}  {result.name}  {result.seconds:.0f} s  about {left / 60:.0f} min left")
+        say(
+            f"{number} of {len(missing)}  {result.name}  {result.seconds:.0f} s  about {left / 60:.0f} min left"
+        )
 
     if processes == 1:
         maker = start.maker()
@@ -238,4 +237,3 @@ def _timed(maker: Maker, piece: Piece) -> PieceResult:
     begun = time.perf_counter()
     models = maker.make(piece)
     return PieceResult(piece.name, time.perf_counter() - begun, tuple(models))
-

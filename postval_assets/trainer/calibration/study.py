@@ -87,7 +87,10 @@ class Study:
             plan_named(name)
         if not self.plans:
             raise Rejected("a study needs a plan, such as 180d")
-        if min(self.archives, self.bundled_archives, self.edge_markets, self.seed) < 0 or self.archive_size < 1:
+        if (
+            min(self.archives, self.bundled_archives, self.edge_markets, self.seed) < 0
+            or self.archive_size < 1
+        ):
             raise Rejected(f"a study's numbers are 0 or more, and an archive has a model: {self}")
 
     def walk_forward_plans(self) -> tuple[Plan, ...]:
