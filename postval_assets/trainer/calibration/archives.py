@@ -47,7 +47,7 @@ size of a test."""
 RANDOM_VERSIONS = ("2.3.0", "2.3.0", "2.7.0")
 """Versions of random networks in turn: those without account features can be run at once over all bars."""
 
-REPLAY_ALL_EVERY = 10
+REPLAY_ALL_EVERY = 20
 """Of every so many archives, one has all figures for all of its models, so that each condition's own size is known."""
 
 

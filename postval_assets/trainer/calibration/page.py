@@ -17,6 +17,7 @@ from postval_assets.trainer.calibration.rates import (
     archives_with,
     decided,
     decided_at,
+    level_of_one,
     mean_of,
     possible_power,
     rate,
@@ -90,6 +91,7 @@ def page(done: Finished, command: str, picture: str | None) -> str:
         _false_live(done, outcome),
         _power(done, outcome),
         _conditions(done, outcome),
+        _p_values(done, outcome),
         _sizes(done, outcome),
         _watch(),
         _method(size),
@@ -145,10 +147,10 @@ def _findings(done: Finished, outcome: Outcome) -> str:
 
 def _verdict(found: Rate) -> str:
     if found.high <= AIM:
-        return f"at most the {AIM:.0%} that it aims at"
+        return f"at most the {100 * AIM:.0f} % that it aims at"
     if found.low > AIM:
-        return f"above the {AIM:.0%} that it aims at"
-    return f"which does not tell it from the {AIM:.0%} that it aims at"
+        return f"above the {100 * AIM:.0f} % that it aims at"
+    return f"which does not tell it from the {100 * AIM:.0f} % that it aims at"
 
 
 def _named(family: str) -> str:
@@ -164,7 +166,7 @@ def _false_live(done: Finished, outcome: Outcome) -> str:
             models = outcome.worthless(family, plan)
             rows += [
                 (
-                    family,
+                    _named(family),
                     plan,
                     policy,
                     _events(archives_with(archives, policy, Decision.LIVE)),
@@ -178,7 +180,7 @@ def _false_live(done: Finished, outcome: Outcome) -> str:
                 sharpe = mean_of(m.sharpe for m in of_kind)
                 kinds.append(
                     (
-                        family,
+                        _named(family),
                         plan,
                         kind,
                         len(of_kind),
@@ -301,7 +303,7 @@ def _conditions(done: Finished, outcome: Outcome) -> str:
     return f"""## What each condition does
 
 How often each condition of LIVE in policy `evidence` holds by itself. Of worthless models: in those archives of which
-every model was replayed, whatever its p-value (one in ten).
+every model was replayed, whatever its p-value (one in twenty).
 
 {_table(headers, holds)}
 How often it is the only one that fails: what it alone takes from the power, or from the size.
@@ -328,6 +330,26 @@ def _fails_alone(model: Judged, condition: Condition) -> bool:
 
 def _all_hold(models: Sequence[Judged]) -> str:
     return _percent(rate(sum(not m.failed for m in models), len(models)).share)
+
+
+def _p_values(done: Finished, outcome: Outcome) -> str:
+    level = level_of_one(done.study.archive_size)
+    limits = (0.20, 0.05, 0.01, level)
+    rows: list[Row] = []
+    for family in (Family.WITHOUT_COSTS, Family.WITH_COSTS):
+        for plan in done.study.plans:
+            models = outcome.worthless(family, plan)
+            if models:
+                small = (sum(m.p_value is not None and m.p_value <= p for m in models) for p in limits)
+                rows.append((_named(family), plan, *(_events(rate(n, len(models))) for n in small)))
+    if not rows:
+        return ""
+    return f"""## The p-value by itself
+
+How often the p-value of a worthless model is at most this; without costs, a true p-value is so in just that share. The
+last limit is what `p_value_archive` <= 0.05 asks of each of {done.study.archive_size} models.
+
+{_table(("models", "plan", *(f"p <= {p:.3g}" for p in limits)), rows)}"""
 
 
 def _sizes(done: Finished, outcome: Outcome) -> str:
@@ -374,8 +396,9 @@ def _method(size: int) -> str:
   over the same path, the shorter one on its end.
 - **Judged** by `core.walk_forward_evidence`, `core.decision` and `core.evidence_policy` with their default limits.
   Gate, intake and features count as good, folds are out of sample: only the walk-forward part is measured, and the
-  gate would drop some models before. Where a p-value is too large for LIVE and PAPER, {replayed} are not computed: no
-  value of theirs could change the decision.
+  gate would drop some models before. Where a p-value is too large for LIVE and PAPER,
+  {replayed}
+  are not computed: no value of theirs could change the decision.
 
 **What this does not say.** These markets are simulated: volatility has regimes and returns have fat tails, but nothing
 trends, symbols are independent of each other, and no price reacts to a trade. A real market's drift earns something for
@@ -420,11 +443,16 @@ def _events(found: Rate) -> str:
     """Share with its interval, and the count."""
     if not found.n:
         return ""
-    return f"{_percent(found.share)} ({100 * found.low:.2g} .. {100 * found.high:.2g}), {found.events} of {found.n}"
+    return f"{_percent(found.share)} ({_end(found.low)} .. {_end(found.high)}), {found.events} of {found.n}"
+
+
+def _end(share: float) -> str:
+    """An end of an interval in percent, two digits."""
+    return f"{100.0 * share:.0f}" if share >= 0.0995 else f"{100.0 * share:.2g}"
 
 
 def _counted(found: Rate) -> str:
-    return f"{_percent(found.share)} (95 %: {100 * found.low:.2g} .. {100 * found.high:.2g})"
+    return f"{_percent(found.share)} (95 %: {_end(found.low)} .. {_end(found.high)})"
 
 
 def _mean(mean: float | None, error: float | None) -> str:

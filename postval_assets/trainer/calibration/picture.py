@@ -18,11 +18,13 @@ from postval_assets.trainer.calibration.running import Finished
 from postval_assets.trainer.calibration.study import Family
 
 WIDTH, HEIGHT = 1120, 560
-_LEFT = (70.0, 560.0)  # of the panel of power, in x
-_RIGHT = (770.0, 1090.0)  # of the panel of false LIVE
+_LEFT = (70.0, 510.0)  # of the panel of power, in x
+_RIGHT = (790.0, 1085.0)  # of the panel of false LIVE
 _TOP, _BOTTOM = 80.0, 460.0
 _HIGHEST_SHARPE = 6.0
 _CURVE_STEPS = 48
+_BESIDE = 4.0  # between the points of one Sharpe ratio, so that none hides another
+_SCALES = (0.2, 0.4, 0.6, 1.0)  # ends of the right panel's axis, which has four parts
 # Dark on light and told apart without colour too: dashes say the policy.
 _PLAN_COLOURS = ("#1f6fb4", "#c2410c", "#15803d", "#7e22ce")
 _INK, _FAINT, _AIM_COLOUR = "#1f2937", "#d1d5db", "#b91c1c"
@@ -61,7 +63,7 @@ def picture(done: Finished) -> str:
 
 
 def _power(done: Finished, outcome: Outcome) -> list[str]:
-    panel = _Panel(_LEFT, (0.0, _HIGHEST_SHARPE), 1.0)
+    panel = _Panel(_LEFT, (0.0, _HIGHEST_SHARPE + 0.25), 1.0)
     size = done.study.archive_size
     parts = [
         _text(_LEFT[0], 34, f"LIVE by true Sharpe ratio, archives of {size}", size=17, bold=True),
@@ -73,17 +75,18 @@ def _power(done: Finished, outcome: Outcome) -> list[str]:
         ),
         _text(sum(_LEFT) / 2, _BOTTOM + 44, "true annual Sharpe ratio after costs", anchor="middle"),
     ]
-    for plan, colour in zip(done.study.plans, _PLAN_COLOURS, strict=False):
+    for number, (plan, colour) in enumerate(zip(done.study.plans, _PLAN_COLOURS, strict=False)):
         days = plan_named(plan).days
         steps = [_HIGHEST_SHARPE * i / _CURVE_STEPS for i in range(_CURVE_STEPS + 1)]
         possible = [panel.at(s, possible_power(s, days, size)) for s in steps]
         parts.append(_line(possible, colour, dashes="1 4", width=2.0))
-        for policy in POLICIES:
+        for place, policy in enumerate(POLICIES):
+            shift = _BESIDE * (number * len(POLICIES) + place)
             found = [(s, decided(models, policy, Decision.LIVE)) for s, models in _by_sharpe(outcome, plan)]
-            points = [panel.at(s, r.share) for s, r in found if r.share is not None and s <= _HIGHEST_SHARPE]
+            points = [_beside(panel.at(s, r.share), shift) for s, r in found if r.share is not None]
             parts.append(_line(points, colour, dashes=_DASHES[policy], width=2.5))
             for s, r in found:
-                parts += _interval(panel, s, r, colour, filled=policy == "evidence")
+                parts += _interval(panel, s, r, colour, shift, filled=policy == "evidence")
     return parts + _legend(done)
 
 
@@ -119,16 +122,16 @@ def _false_live(done: Finished, outcome: Outcome) -> list[str]:
                 words = "with costs" if family is Family.WITH_COSTS else "no costs"
                 rows.append((f"{policy}, {plan}, {words}", policy, colour, found))
     parts = [
-        _text(_RIGHT[0] - 150, 34, "Archives of worthless models with a false LIVE", size=17, bold=True),
-        _text(_RIGHT[0] - 150, 56, "share of archives, with 95 % intervals; the line is the aim, 5 %"),
+        _text(_RIGHT[0] - 205, 34, "Archives of worthless models with a false LIVE", size=17, bold=True),
+        _text(_RIGHT[0] - 205, 56, "share of archives, with 95 % intervals; the line is the aim, 5 %"),
     ]
-    highest = max([0.2, *(found.high for *_, found in rows)])
-    highest = min(1.0, -(-highest // 0.1) * 0.1)
+    widest = max((found.high for *_, found in rows), default=0.0)
+    highest = next(scale for scale in _SCALES if scale >= min(widest, 1.0))
     marks = [highest * i / 4 for i in range(5)]
     for mark in marks:
         x = _across(mark, highest)
         parts.append(_line([(x, _TOP), (x, _BOTTOM)], _FAINT))
-        parts.append(_text(x, _BOTTOM + 22, f"{100 * mark:g} %", anchor="middle"))
+        parts.append(_text(x, _BOTTOM + 22, f"{100 * mark:.3g} %", anchor="middle"))
     aim = _across(AIM, highest)
     parts.append(_line([(aim, _TOP - 6), (aim, _BOTTOM)], _AIM_COLOUR, dashes="5 3", width=2.0))
     step = (_BOTTOM - _TOP) / max(len(rows), 1)
@@ -155,16 +158,15 @@ def _axis(panel: _Panel, shares: Sequence[float]) -> list[str]:
     return parts
 
 
-def _interval(panel: _Panel, x: float, found: Rate, colour: str, *, filled: bool) -> list[str]:
+def _interval(panel: _Panel, x: float, found: Rate, colour: str, shift: float, *, filled: bool) -> list[str]:
     if found.share is None:
         return []
-    # Policies beside each other, so that neither hides the other.
-    shift = 0.0 if filled else 3.0
-    (left, y), (_, low), (_, high) = (panel.at(x, s) for s in (found.share, found.low, found.high))
-    return [
-        _line([(left + shift, low), (left + shift, high)], colour, width=1.5),
-        _dot(left + shift, y, colour, filled=filled),
-    ]
+    middle, low, high = (_beside(panel.at(x, s), shift) for s in (found.share, found.low, found.high))
+    return [_line([low, high], colour, width=1.5), _dot(*middle, colour, filled=filled)]
+
+
+def _beside(point: tuple[float, float], shift: float) -> tuple[float, float]:
+    return point[0] + shift, point[1]
 
 
 def _dot(x: float, y: float, colour: str, *, filled: bool) -> str:

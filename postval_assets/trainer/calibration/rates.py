@@ -87,6 +87,11 @@ def _binomial_cdf(k: int, n: int, p: float) -> float:
     )
 
 
+def level_of_one(n_trials: int, significance: float = SIGNIFICANCE) -> float:
+    """Largest p-value of each of so many independent models of which any is below it that often: Sidak."""
+    return -math.expm1(math.log1p(-significance) / n_trials)
+
+
 def possible_power(
     annual_sharpe: float, days: int, n_trials: int, significance: float = SIGNIFICANCE
 ) -> float:
@@ -101,8 +106,7 @@ def possible_power(
         n_trials: models tried.
         significance: for all of them together.
     """
-    level = -math.expm1(math.log1p(-significance) / n_trials)
-    needed = _NORMAL.inv_cdf(1.0 - level)
+    needed = -_NORMAL.inv_cdf(level_of_one(n_trials, significance))
     return 1.0 - _NORMAL.cdf(needed - annual_sharpe * math.sqrt(days / DAYS_PER_YEAR))
 
 

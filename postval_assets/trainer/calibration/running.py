@@ -146,9 +146,14 @@ def run_study(study: Study, results: Path, sample_dir: Path, processes: int, say
     return Finished(study, tuple(done), made_of)
 
 
+def networks_made_of(seed: int) -> dict[str, Any]:
+    """What the networks trained on shuffled bars depend on."""
+    return {"seed": seed, "config": repr(SHUFFLED_CONFIG), "versions": list(SHUFFLED_VERSIONS)}
+
+
 def make_networks(path: Path, sample_dir: Path, seed: int, processes: int, say: Say) -> list[ShuffledNetwork]:
     """The networks trained on shuffled bars: read, or trained and kept."""
-    made_of = {"seed": seed, "config": repr(SHUFFLED_CONFIG), "versions": list(SHUFFLED_VERSIONS)}
+    made_of = networks_made_of(seed)
     kept = load_networks(path, made_of)
     if kept is not None:
         return kept
@@ -178,9 +183,7 @@ class _Start:
     def maker(self) -> Maker:
         kept: list[ShuffledNetwork] = []
         if self.study.archives:
-            with np.load(self.networks) as file:
-                made_of = json.loads(str(file["header"]))["made_of"]
-            kept = load_networks(self.networks, made_of) or []
+            kept = load_networks(self.networks, networks_made_of(self.study.seed)) or []
         return Maker(self.study, kept, self.sample_dir)
 
 
