@@ -7,7 +7,12 @@ Returns of a held position depend on each other, so blocks are drawn and not bar
 from the fold and ends after each bar with probability 1 / MEAN_BLOCK_BARS, going round from the fold's end to its
 start. A fold is resampled from itself alone, because each one starts flat with the full capital.
 
-Source: Politis, Romano: The stationary bootstrap. Journal of the American Statistical Association 89(428), 1994.
+A fold of few blocks is its own mean: what is drawn from it varies too little, by a share that is known for independent
+returns (``shrinkage``; 27 % of the variance for a fold of 174 bars, 5 % for one of 864), and is put back.
+
+Source: Politis, Romano: The stationary bootstrap. Journal of the American Statistical Association 89(428), 1994; the
+shrinkage follows from their variance of a resampled mean (lemma 1) with the expected circular autocovariances of
+independent returns, -variance / n at every lag.
 """
 
 from __future__ import annotations
@@ -26,6 +31,8 @@ MEAN_BLOCK_BARS = 24
 N_RESAMPLES = 2_000
 INTERVAL = 0.90
 """Coverage of the percentile intervals."""
+# A fold gives at least so many blocks: shorter folds have shorter ones.
+_FEWEST_BLOCKS = 4
 
 
 @dataclass(frozen=True)
@@ -69,7 +76,7 @@ def resampled_sums(
         fold_lengths: returns in each fold, in order.
         rng: all randomness.
         n_resamples: resamples.
-        mean_block: mean length of a block, at least 1.
+        mean_block: mean length of a block, at least 1; shorter in folds of fewer than four of them.
 
     Returns:
         [series, resample].
@@ -84,9 +91,28 @@ def resampled_sums(
     total = np.zeros((len(values), n_resamples))
     first = 0
     for length in fold_lengths:
-        total += _fold_sums(values[:, first : first + length], rng, n_resamples, mean_block)
+        of_fold = _block_of(length, mean_block)
+        total += _fold_sums(values[:, first : first + length], rng, n_resamples, of_fold)
         first += length
     return total
+
+
+def shrinkage(fold_lengths: Sequence[int], mean_block: float = MEAN_BLOCK_BARS) -> float:
+    """Variance of a resampled sum over its true one, expected for independent returns; at most 1.
+
+    For a fold of n: ``1 - 1/n - 2/n * sum over k from 1 to n - 1 of (1 - k/n) * (1 - 1/mean_block)^k``; folds weigh by
+    their returns.
+    """
+    kept = 0.0
+    for n in fold_lengths:
+        lag = np.arange(1, n)
+        stays = (1.0 - 1.0 / _block_of(n, mean_block)) ** lag
+        kept += n - 1.0 - 2.0 * float(np.sum((1.0 - lag / n) * stays))
+    return kept / sum(fold_lengths)
+
+
+def _block_of(n: int, mean_block: float) -> float:
+    return max(1.0, min(mean_block, n / _FEWEST_BLOCKS))
 
 
 def _fold_sums(values: Float, rng: np.random.Generator, n_resamples: int, mean_block: float) -> Float:
@@ -133,7 +159,8 @@ def bootstrap_sharpe(
     if len(returns) < 2 or np.ptp(returns) == 0.0:
         return None
     sums, squares = resampled_sums(np.stack([returns, returns * returns]), fold_lengths, rng)
-    return interval_of(sharpes_of_sums(sums, squares, len(returns)))
+    figures = sharpes_of_sums(sums, squares, len(returns))
+    return _interval(figures, _sharpe(returns), fold_lengths)
 
 
 def bootstrap_sharpe_difference(
@@ -155,11 +182,20 @@ def bootstrap_sharpe_difference(
     values = np.stack([first, first * first, second, second * second])
     sums = resampled_sums(values, fold_lengths, rng)
     n = len(first)
-    return interval_of(sharpes_of_sums(sums[0], sums[1], n) - sharpes_of_sums(sums[2], sums[3], n))
+    figures = sharpes_of_sums(sums[0], sums[1], n) - sharpes_of_sums(sums[2], sums[3], n)
+    return _interval(figures, _sharpe(first) - _sharpe(second), fold_lengths)
 
 
-def interval_of(figures: Float) -> BootstrapInterval:
-    """Spread and percentiles of resampled figures [resample]."""
+def _sharpe(returns: Float) -> float:
+    return float(returns.mean() / returns.std(ddof=1))
+
+
+def _interval(figures: Float, measured: float, fold_lengths: Sequence[int]) -> BootstrapInterval | None:
+    """Spread and percentiles of resampled figures [resample] around the measured one, widened by what they lack."""
+    kept = shrinkage(fold_lengths)
+    if kept <= 0.0:  # folds of one or two returns
+        return None
+    widened = measured + (figures - measured) / math.sqrt(kept)
     tail = (1.0 - INTERVAL) / 2.0
-    low, high = np.quantile(figures, [tail, 1.0 - tail])
-    return BootstrapInterval(float(figures.std(ddof=1)), float(low), float(high))
+    low, high = np.quantile(widened, [tail, 1.0 - tail])
+    return BootstrapInterval(float(widened.std(ddof=1)), float(low), float(high))

@@ -178,8 +178,11 @@ def sharpe_evidence(
         p_value=p_value,
         n_trials=n_trials,
         p_value_archive=None if p_value is None else best_of(p_value, n_trials),
-        psr=moments
-        and probabilistic_sharpe_ratio(moments.sharpe, moments.n_obs, moments.skew, moments.kurtosis),
+        psr=(
+            probabilistic_sharpe_ratio(moments.sharpe, moments.n_obs, moments.skew, moments.kurtosis)
+            if moments
+            else None
+        ),
         track_record_days=days,
         min_track_record_days=_days_needed(sharpe, se, days, n_trials, limits.live_p_value_archive),
         consistency_ratio=consistency_ratio(counted, bars_per_year),

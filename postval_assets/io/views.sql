@@ -63,7 +63,9 @@ SELECT
     s.symbol, s.timeframe, s.archive_id, s.plan, s.as_of, s.decision, e.decision AS decision_evidence, s.reasons,
     w.sharpe_mean, w.sharpe_std, w.sharpe_std_expected, w.positive_folds, w.n_folds, w.n_computed,
     w.positive_share, w.return_sum, w.best_fold_share, w.consistency_grade, w.stability_grade,
-    w.profitability_grade, g.classification, g.fitness AS training_fitness,
+    w.profitability_grade, w.evidence, w.sharpe, w.bootstrap_low, w.bootstrap_high, w.p_value, w.p_value_archive,
+    w.n_trials, w.min_track_record_days, w.consistency_ratio, w.null_percentile, w.break_even_cost_bps,
+    w.lag_return, g.classification, g.fitness AS training_fitness,
     g.profit_factor AS training_profit_factor, g.consistency AS training_consistency,
     g.max_drawdown AS training_max_drawdown, s.created_at AS decided_at, s.decision_id
 FROM newest_rows AS s
@@ -84,19 +86,23 @@ ORDER BY
 CREATE OR REPLACE VIEW symbol_history AS
 WITH newest_rows AS (
     SELECT * FROM deployment_decisions
-    WHERE policy = 'standard'
     QUALIFY row_number() OVER (
-        PARTITION BY archive_id, symbol, timeframe, plan, as_of
+        PARTITION BY archive_id, symbol, timeframe, plan, as_of, policy
         ORDER BY revision DESC NULLS LAST, created_at DESC, run_id DESC
     ) = 1
 )
 SELECT
-    s.symbol, s.archive_id, s.timeframe, s.plan, s.as_of, s.decision, w.sharpe_mean, w.positive_share,
-    s.created_at AS decided_at, s.decision_id
+    s.symbol, s.archive_id, s.timeframe, s.plan, s.as_of, s.decision, e.decision AS decision_evidence,
+    w.sharpe_mean, w.positive_share, w.evidence, s.created_at AS decided_at, s.decision_id
 FROM newest_rows AS s
+LEFT JOIN newest_rows AS e
+    ON e.policy = 'evidence' AND e.archive_id = s.archive_id AND e.symbol = s.symbol
+    AND e.timeframe = s.timeframe AND e.plan IS NOT DISTINCT FROM s.plan
+    AND e.as_of IS NOT DISTINCT FROM s.as_of
 LEFT JOIN walk_forward_summaries AS w
     ON w.archive_id = s.archive_id AND w.symbol = s.symbol AND w.timeframe = s.timeframe
     AND w.plan = s.plan AND w.as_of = s.as_of
+WHERE s.policy = 'standard'
 ORDER BY s.symbol, s.archive_id, s.timeframe, s.plan, s.as_of NULLS FIRST;
 
 -- The same question up to some instant is pipeline/instants.py's.

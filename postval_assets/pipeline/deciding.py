@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from postval_assets.core.decision import POLICIES
 from postval_assets.core.instruments import Timeframe
+from postval_assets.core.policies import POLICIES
 from postval_assets.io.warehouse import Append, Change, Merge, Update
 from postval_assets.pipeline.bar_checks import BarVerdicts
 from postval_assets.pipeline.decision_rows import (
@@ -32,7 +32,7 @@ from postval_assets.pipeline.market import ModelBars
 from postval_assets.pipeline.platform import Platform, StageReport, SymbolReport
 from postval_assets.pipeline.recording import Content, decision_contents, execution_content, keep
 from postval_assets.pipeline.stopwatch import timed_stage
-from postval_assets.pipeline.summarizing import PlanFolds, stored_folds
+from postval_assets.pipeline.summarizing import PlanFolds, StoredEvidence, stored_evidence, stored_folds
 
 _COLUMNS = """
 SELECT m.archive_id, m.symbol, m.timeframe, m.status, m.reason, m.model_sha256, m.model_version, m.feature_set,
@@ -161,26 +161,43 @@ def _decisions(
     }
     bars = ModelBars(platform, symbols)
     verdicts = BarVerdicts.stored(platform, bars, symbols)
-    contents = decision_contents(platform.settings)
+    findings = _Findings(
+        known=known,
+        bars=bars,
+        verdicts=verdicts,
+        evidence=stored_evidence(platform, [f for plans in folds.values() for f in plans]),
+        contents=decision_contents(platform.settings),
+    )
     return [
-        (
-            model,
-            *_of_model(
-                platform, model, folds.get(model_key(model), ()), known, bars, verdicts, contents, as_of
-            ),
-        )
+        (model, *_of_model(platform, model, folds.get(model_key(model), ()), findings, as_of))
         for model in models
     ]
+
+
+@dataclass(frozen=True, eq=False)
+class _Findings:
+    """What is known of all models that are decided together.
+
+    Attributes:
+        known: newest stored decisions, by model, plan, policy and as_of.
+        bars: of their symbols.
+        verdicts: what the checks say of these.
+        evidence: by the keys of a plan's folds.
+        contents: of what is in force.
+    """
+
+    known: Mapping[tuple[object, ...], _Known]
+    bars: ModelBars
+    verdicts: BarVerdicts
+    evidence: Mapping[tuple[object, ...], StoredEvidence]
+    contents: Sequence[Content]
 
 
 def _of_model(
     platform: Platform,
     model: Row,
     evaluated: Sequence[PlanFolds],
-    known: Mapping[tuple[object, ...], _Known],
-    bars: ModelBars,
-    verdicts: BarVerdicts,
-    contents: Sequence[Content],
+    found: _Findings,
     as_of: datetime | None,
 ) -> tuple[int, list[_Made]]:
     symbol = str(model["symbol"])
@@ -188,7 +205,7 @@ def _of_model(
     missing = None
     if not evaluated and is_missed(unseen):
         timeframe = Timeframe(model["timeframe"])
-        missing = why_not_evaluated(platform, bars, symbol, timeframe, model["feature_set"], as_of)
+        missing = why_not_evaluated(platform, found.bars, symbol, timeframe, model["feature_set"], as_of)
     n_made = 0
     new = []
     for plan, folds in _plans(platform, evaluated):
@@ -197,11 +214,14 @@ def _of_model(
         if isinstance(at, datetime):
             of = (symbol, Timeframe(model["timeframe"]), at)
             verdict = model_verdict(
-                model, bar_warnings=verdicts.warnings(*of), bar_errors=verdicts.errors(*of)
+                model,
+                bar_warnings=found.verdicts.warnings(*of),
+                bar_errors=found.verdicts.errors(*of),
             )
-            checked = verdicts.checked(*of)
+            checked = found.verdicts.checked(*of)
+        evidence = found.evidence.get(tuple(folds.keys.values())) if folds is not None else None
         for policy in POLICIES.values():
-            stored = known.get((*model_key(model), plan, policy.name, at))
+            stored = found.known.get((*model_key(model), plan, policy.name, at))
             if folds is not None and not folds.is_newest and stored and stored.folds_digest == folds.digest:
                 continue
             basis = DecisionBasis(
@@ -211,9 +231,11 @@ def _of_model(
                 plan=plan,
                 folds=folds,
                 missing=missing,
-                grade_limits=platform.settings.grade_limits,
+                evidence=evidence.evidence if evidence else None,
+                evidence_digest=evidence.digest if evidence else None,
+                limits=platform.settings.policy_limits,
                 settings_digest=platform.settings.evaluation_digest(),
-                contents=contents,
+                contents=found.contents,
                 checked=checked,
                 asset_class=platform.asset_class(symbol) if model["status"] == "OK" else None,
                 feature_set=platform.feature_sets.get(model["feature_set"]),

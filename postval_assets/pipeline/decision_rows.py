@@ -13,16 +13,19 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from postval_assets.core.decision import DecisionPolicy, ModelVerdict, Reason
+from postval_assets.core.decision import ModelVerdict, Reason
 from postval_assets.core.evaluation import code_version, digest_of
 from postval_assets.core.features.feature_set import FeatureSet
 from postval_assets.core.folds import plan_named
 from postval_assets.core.gating import Classification, Flag
 from postval_assets.core.instruments import AssetClass
-from postval_assets.core.walk_forward import GradeLimits, summarize
+from postval_assets.core.policies import DecisionPolicy, PlanFindings, PolicyLimits
+from postval_assets.core.walk_forward import summarize
+from postval_assets.core.walk_forward_evidence import WalkForwardEvidence
 from postval_assets.pipeline.bar_checks import CheckedSeries
+from postval_assets.pipeline.fold_rows import fold_outcome
 from postval_assets.pipeline.recording import Content, Kind
-from postval_assets.pipeline.summarizing import PlanFolds, fold_outcome
+from postval_assets.pipeline.summarizing import PlanFolds
 
 Row = Mapping[str, Any]
 
@@ -47,7 +50,9 @@ class DecisionBasis:
         plan: over which folds.
         folds: with the columns of ``fold_results``; None where the model was not evaluated.
         missing: why it was not.
-        grade_limits: of the summary and the policy.
+        evidence: what the folds prove; None where it was not weighed.
+        evidence_digest: of what it was made from.
+        limits: of the summary and the policies.
         settings_digest: of the settings in force, for a decision without folds.
         contents: of what else is in force.
         checked: which bars the warnings and errors of the verdict are about.
@@ -61,7 +66,9 @@ class DecisionBasis:
     plan: str
     folds: PlanFolds | None
     missing: str | None
-    grade_limits: GradeLimits
+    evidence: WalkForwardEvidence | None
+    evidence_digest: str | None
+    limits: PolicyLimits
     settings_digest: str
     contents: Sequence[Content]
     checked: CheckedSeries | None
@@ -84,7 +91,12 @@ class NamedInput:
 
 
 def model_verdict(
-    model: Row, *, bar_warnings: tuple[str, ...] = (), bar_errors: tuple[str, ...] = ()
+    model: Row,
+    *,
+    bar_warnings: tuple[str, ...] = (),
+    bar_errors: tuple[str, ...] = (),
+    notes: tuple[str, ...] = (),
+    edge_lost: str | None = None,
 ) -> ModelVerdict:
     """What a policy is told of a model; its attributes are those of DecisionBasis.model, and simulated_bars."""
     return ModelVerdict(
@@ -97,6 +109,8 @@ def model_verdict(
         simulated_bars=bool(model["simulated_bars"]),
         bar_warnings=bar_warnings,
         bar_errors=bar_errors,
+        notes=notes,
+        edge_lost=edge_lost,
     )
 
 
@@ -114,9 +128,10 @@ def decision_row(basis: DecisionBasis) -> dict[str, object]:
     summary = None
     if rows:
         summary = summarize(
-            outcomes, plan_named(basis.plan).n_folds, rows[0]["bars_per_year"], basis.grade_limits
+            outcomes, plan_named(basis.plan).n_folds, rows[0]["bars_per_year"], basis.limits.grades
         )
-    verdict = policy.decide(basis.verdict, summary, outcomes, basis.grade_limits)
+    found = PlanFindings(summary, basis.evidence, outcomes)
+    verdict = policy.decide(basis.verdict, found, basis.limits)
     reasons = list(verdict.reasons)
     if basis.missing and reasons[0] == Reason.NO_EVIDENCE:
         reasons[0] = f"{Reason.NO_EVIDENCE}: {basis.missing}"
@@ -133,9 +148,16 @@ def decision_row(basis: DecisionBasis) -> dict[str, object]:
             [words.partition(" ")[0] for words in found]
             for found in (basis.verdict.bar_warnings, basis.verdict.bar_errors)
         ],
-        "limits": repr(basis.grade_limits),
+        "limits": repr(basis.limits.grades),
         "policy": [policy.name, policy.version],
     }
+    if policy.uses_evidence:
+        parts["evidence"] = [basis.evidence_digest, repr(basis.limits.evidence)]
+    # Only where there are any: a decision from before them has the same digest without.
+    if basis.verdict.notes:
+        parts["notes"] = basis.verdict.notes
+    if basis.verdict.edge_lost is not None:
+        parts["edge_lost"] = basis.verdict.edge_lost
     return {
         "archive_id": model["archive_id"],
         "symbol": model["symbol"],
@@ -189,6 +211,9 @@ def named_inputs(basis: DecisionBasis, row: Row) -> tuple[NamedInput, ...]:
         NamedInput("simulated_bars", value=verdict.simulated_bars),
         NamedInput("missing", value=basis.missing),
         NamedInput("folds", row["folds_digest"]),
+        NamedInput("evidence", basis.evidence_digest if basis.policy.uses_evidence else None),
+        NamedInput("notes", value=list(verdict.notes)),
+        NamedInput("edge_lost", value=verdict.edge_lost),
         NamedInput(Kind.SETTINGS.value, row["settings_digest"]),
         NamedInput("code", value=row["code_version"]),
         NamedInput("deciding_code", value=code_version()),

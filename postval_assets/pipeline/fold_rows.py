@@ -1,7 +1,7 @@
 """Rows of an evaluated fold: its metrics, its equity curve and its round trips.
 
-Here: from a FoldEvaluation to the columns of fold_results (and backtest_results), equity_curves and trades. Not
-here: which folds are evaluated, or writing (evaluation.py).
+Here: from a FoldEvaluation to the columns of fold_results (and backtest_results), equity_curves and trades, and back
+to what a summary needs. Not here: which folds are evaluated, or writing (evaluation.py).
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import pandas as pd
 
 from postval_assets.core.bars import Bars
 from postval_assets.core.evaluation import FoldEvaluation
-from postval_assets.core.folds import PlanBlocks, to_datetime
+from postval_assets.core.folds import PlanBlocks, TrainingOverlap, to_datetime
+from postval_assets.core.walk_forward import FoldOutcome, FoldStatus
 
 
 def fold_row(
@@ -82,3 +83,17 @@ def trip_rows(keys: Mapping[str, object], evaluation: FoldEvaluation, bars: Bars
         }
         for number, trip in enumerate(evaluation.run.trips, start=1)
     ]
+
+
+def fold_outcome(row: Mapping[str, Any]) -> FoldOutcome:
+    """What a summary needs of a stored fold."""
+    return FoldOutcome(
+        fold=row["fold"],
+        status=FoldStatus(row["status"]),
+        training_overlap=TrainingOverlap(row["training_overlap"]),
+        n_bars=row["n_bars"],
+        total_return=row["total_return"],
+        sharpe=row["sharpe"],
+        n_trades=row["n_trades"],
+        reason=row["reason"],
+    )

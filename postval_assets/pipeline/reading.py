@@ -28,8 +28,8 @@ class ArchiveResults:
         summaries: a row a model and plan.
         folds: a row a fold.
         backtests: a row a model.
-        decisions: a row a model and plan, the newest one.
-        evidence: a row a model and plan, with the number of trials; empty until the archive was weighed.
+        decisions: a row a model and plan, the newest one of the policy, with the decision of the other one.
+        evidence: a row a model and plan, with the number of trials and pbo; empty until the archive was weighed.
     """
 
     archive: dict[str, Any]
@@ -100,19 +100,26 @@ def archive_results(
         ),
         decisions=read(
             f"""
-            SELECT x.* FROM deployment_decisions x {newest}
-            WHERE {of_archive} AND x.policy = ?
-              AND x.as_of IS NOT DISTINCT FROM CASE WHEN n.has_folds THEN n.as_of END
-            QUALIFY row_number() OVER (
-                PARTITION BY x.symbol, x.timeframe, x.plan ORDER BY x.revision DESC NULLS LAST, x.created_at DESC
-            ) = 1
+            WITH newest_rows AS (
+                SELECT x.* FROM deployment_decisions x {newest}
+                WHERE {of_archive} AND x.as_of IS NOT DISTINCT FROM CASE WHEN n.has_folds THEN n.as_of END
+                QUALIFY row_number() OVER (
+                    PARTITION BY x.symbol, x.timeframe, x.plan, x.policy
+                    ORDER BY x.revision DESC NULLS LAST, x.created_at DESC
+                ) = 1
+            )
+            SELECT x.*, o.policy AS other_policy, o.decision AS other_decision
+            FROM newest_rows x
+            LEFT JOIN newest_rows o ON o.policy <> x.policy AND o.symbol = x.symbol AND o.timeframe = x.timeframe
+                AND o.plan IS NOT DISTINCT FROM x.plan
+            WHERE x.policy = ?
             ORDER BY x.symbol, x.timeframe, x.plan
             """,
             (*dated, policy),
         ),
         evidence=read(
             f"""
-            SELECT x.*, a.n_trials
+            SELECT x.*, a.n_trials, a.pbo, a.reasons AS plan_reasons
             FROM archive_evidence_models x JOIN archive_evidence a USING (archive_id, plan, as_of)
             WHERE {of_archive} AND x.as_of <= coalesce(CAST(? AS TIMESTAMPTZ), x.as_of)
             QUALIFY x.as_of = max(x.as_of) OVER (PARTITION BY x.plan)

@@ -121,6 +121,9 @@ def _by_key(platform: Platform, words: Sequence[str]) -> Row:
     # Without an as_of the newest evaluation is meant, as everywhere; a model that had none is before all others.
     newest = max((row["as_of"] for row in found if row["as_of"] is not None), default=None)
     found = [row for row in found if row["as_of"] == (found[0]["as_of"] if instants else newest)]
+    if policy is None and len(found) > 1:
+        acted_on = [row for row in found if row["policy"] == platform.settings.decision_policy]
+        found = acted_on or found
     if len(found) > 1:
         raise Rejected(f"that names {len(found)} decisions, say the policy as well: {_listed(found)}")
     return found[0]

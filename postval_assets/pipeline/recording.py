@@ -33,6 +33,7 @@ class Kind(StrEnum):
     SETTINGS = "settings"
     THRESHOLDS = "thresholds"
     GRADE_LIMITS = "grade_limits"
+    EVIDENCE_LIMITS = "evidence_limits"
     INTAKE = "intake"
     QUALITY_LIMITS = "quality_limits"
     ENVIRONMENT = "environment"
@@ -72,6 +73,7 @@ def decision_contents(settings: Settings) -> tuple[Content, ...]:
     }
     return (
         Content(Kind.GRADE_LIMITS, asdict(settings.grade_limits)),
+        Content(Kind.EVIDENCE_LIMITS, asdict(settings.evidence_limits)),
         Content(
             Kind.INTAKE,
             {
@@ -157,7 +159,7 @@ def settings_of(
 
     Args:
         settings: in force now.
-        contents: settings, grade_limits, intake and quality_limits; None for one that was not kept.
+        contents: settings, grade_limits, evidence_limits, intake and quality_limits; None for one that was not kept.
         changes: further settings.
 
     Raises:

@@ -29,9 +29,10 @@ NUMBERS = (
 )
 _SHOWN_DIGITS = 12
 # What several inputs lead to, or what folds are compared by one by one.
-_DERIVED = frozenset({"folds", "bars", "settings", "code", "environment"})
+_DERIVED = frozenset({"folds", "evidence", "bars", "settings", "code", "environment"})
 _LABELS = {
     Kind.GRADE_LIMITS.value: "",
+    Kind.EVIDENCE_LIMITS.value: "",
     Kind.SETTINGS.value: "",
     Kind.INTAKE.value: "",
     Kind.QUALITY_LIMITS.value: "quality ",

@@ -16,13 +16,16 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from postval_assets.core.decision import POLICIES, DecisionPolicy, Reason
+from postval_assets.core.bars import Bars
+from postval_assets.core.decision import Reason
 from postval_assets.core.evaluation import code_version, run_networks
 from postval_assets.core.failures import PostvalError, Rejected
 from postval_assets.core.folds import plan_named, to_datetime, to_datetime64
 from postval_assets.core.gating import Thresholds
 from postval_assets.core.instruments import Timeframe
+from postval_assets.core.policies import POLICIES, DecisionPolicy
 from postval_assets.core.walk_forward import FoldStatus
+from postval_assets.core.walk_forward_evidence import WalkForwardEvidence
 from postval_assets.io.model_store import ModelStore
 from postval_assets.pipeline.bar_checks import BarVerdicts, CheckedSeries, examined
 from postval_assets.pipeline.decision_rows import (
@@ -56,7 +59,8 @@ from postval_assets.pipeline.replay_differences import (
     of_inputs,
 )
 from postval_assets.pipeline.replay_sources import ReplaySource, model_facts, open_source
-from postval_assets.pipeline.summarizing import PlanFolds
+from postval_assets.pipeline.summarizing import PlanFolds, n_trials_of
+from postval_assets.pipeline.weighing import Curve, weigh, weighing_job
 from postval_assets.pipeline.workers import torch_threads
 from postval_assets.settings import Settings
 
@@ -148,7 +152,7 @@ class _Replayer:
         self._model: tuple[str, str] | None = None
         # By what they depend on beside the model.
         self._facts: dict[object, tuple[Row, tuple[Difference, ...]]] = {}
-        self._folds: dict[object, PlanFolds] = {}
+        self._folds: dict[object, _Recomputed] = {}
 
     def replay(self, recorded: RecordedDecision) -> Replay:
         """Recompute one decision.
@@ -186,7 +190,7 @@ class _Replayer:
             if asset_class is not None:
                 symbol = str(recorded.row["symbol"])
                 changes["symbol_classes"] = {**given.symbol_classes, symbol: asset_class}
-            kinds = (Kind.GRADE_LIMITS, Kind.INTAKE, Kind.QUALITY_LIMITS)
+            kinds = (Kind.GRADE_LIMITS, Kind.EVIDENCE_LIMITS, Kind.INTAKE, Kind.QUALITY_LIMITS)
             contents = {kind: recorded.content(kind) for kind in kinds}
             contents[Kind.SETTINGS] = recorded.content(Kind.SETTINGS, settings_digest)
             thresholds = recorded.content(Kind.THRESHOLDS)
@@ -206,14 +210,21 @@ class _Replayer:
         row, platform = recorded.row, applied.platform
         symbol, timeframe = str(row["symbol"]), row["timeframe"]
         bars = ModelBars(platform, [symbol])
-        verdict, checked, missing, folds = model_verdict(facts), None, None, None
+        verdict, checked, missing, folds, evidence = model_verdict(facts), None, None, None, None
         usable = facts["status"] == "OK"
         if row["folds_digest"] is not None and usable:
             verdicts = _verdicts(recorded, platform, bars)
-            folds = self._plan_folds(recorded, applied, facts, verdicts)
+            recomputed = self._plan_folds(recorded, applied, facts, verdicts)
+            folds = recomputed.folds
+            if policy.uses_evidence:
+                evidence = recomputed.evidence(applied.platform, n_trials_of(self._source.row))
             of = (symbol, Timeframe(timeframe), row["as_of"])
             verdict = model_verdict(
-                facts, bar_warnings=verdicts.warnings(*of), bar_errors=verdicts.errors(*of)
+                facts,
+                bar_warnings=verdicts.warnings(*of),
+                bar_errors=verdicts.errors(*of),
+                notes=tuple(recorded.value("notes") or ()),
+                edge_lost=recorded.value("edge_lost"),
             )
             checked = verdicts.checked(*of)
         elif is_missed(verdict):
@@ -228,7 +239,9 @@ class _Replayer:
             plan=str(row["plan"]),
             folds=folds,
             missing=missing,
-            grade_limits=applied.settings.grade_limits,
+            evidence=evidence,
+            evidence_digest=None,
+            limits=applied.settings.policy_limits,
             settings_digest=applied.settings.evaluation_digest(),
             contents=decision_contents(applied.settings),
             checked=checked,
@@ -238,7 +251,7 @@ class _Replayer:
 
     def _plan_folds(
         self, recorded: RecordedDecision, applied: _Applied, facts: Row, verdicts: BarVerdicts
-    ) -> PlanFolds:
+    ) -> _Recomputed:
         """The folds that the decision was made from, computed again."""
         row = recorded.row
         plan = plan_named(str(row["plan"]))
@@ -251,21 +264,40 @@ class _Replayer:
             wanted[None, False] = list(range(1, plan.n_folds + 1))
         key = (row["folds_digest"], applied.settings.model_dump_json(), facts["model_sha256"])
         if key not in self._folds:
-            rows: list[Row] = []
+            parts: list[_Recomputed] = []
             for (digest, stopped), folds in wanted.items():
                 under = applied.platform if digest is None else self._applied(recorded, digest).platform
-                rows += _computed(
-                    under,
-                    facts,
-                    FoldSelection(plan, frozenset(folds)),
-                    row["as_of"],
-                    verdicts,
-                    stopped=stopped,
-                )
-            rows.sort(key=lambda r: int(r["fold"]))
-            keys = {name: row[name] for name in ("archive_id", "symbol", "timeframe", "as_of", "plan")}
-            self._folds[key] = PlanFolds(keys, tuple(rows), is_newest=True)
+                selection = FoldSelection(plan, frozenset(folds))
+                parts.append(_computed(under, facts, selection, row["as_of"], verdicts, stopped=stopped))
+            self._folds[key] = _Recomputed.together(parts)
         return self._folds[key]
+
+
+@dataclass(frozen=True, eq=False)
+class _Recomputed:
+    """Folds computed again.
+
+    Attributes:
+        folds: with the columns of ``fold_results``, and the model's number of actions.
+        curves: equity and actions by fold.
+        bars: of the model.
+    """
+
+    folds: PlanFolds
+    curves: Mapping[int, Curve]
+    bars: Bars
+
+    @classmethod
+    def together(cls, parts: Sequence[_Recomputed]) -> _Recomputed:
+        """The folds of one plan that were computed in several parts."""
+        rows = sorted((row for part in parts for row in part.folds.rows), key=lambda r: int(r["fold"]))
+        curves = {fold: curve for part in parts for fold, curve in part.curves.items()}
+        return cls(dataclasses.replace(parts[0].folds, rows=tuple(rows)), curves, parts[0].bars)
+
+    def evidence(self, platform: Platform, n_trials: int) -> WalkForwardEvidence:
+        """What they prove."""
+        rows = [{**row, "n_trials": n_trials} for row in self.folds.rows]
+        return weigh(weighing_job(platform, rows, self.curves, lambda: self.bars))
 
 
 _INTAKE = {"default_activation", "config_prefixes", "feature_sets"}
@@ -285,7 +317,7 @@ def _computed(
     verdicts: BarVerdicts,
     *,
     stopped: bool,
-) -> list[Row]:
+) -> _Recomputed:
     symbol = str(facts["symbol"])
     row = {
         **facts,
@@ -309,7 +341,14 @@ def _computed(
     [evaluations], [blocks] = outcome, job.cuts
     # A fold that was not computed has no figures; its row in the table has NULLs.
     nothing = dict.fromkeys((*WORDS, *NUMBERS))
-    return [{**nothing, **fold_row(job.keys, blocks, e, job.bars, digests)} for e in evaluations]
+    n_actions = job.model.spec.n_actions
+    rows = tuple(
+        {**nothing, **fold_row(job.keys, blocks, e, job.bars, digests), "n_actions": n_actions}
+        for e in evaluations
+    )
+    curves = {e.block.fold: (e.run.equity, e.run.actions) for e in evaluations if e.run is not None}
+    keys = {**job.keys, "plan": blocks.plan.name}
+    return _Recomputed(PlanFolds(keys, rows, is_newest=True), curves, job.bars)
 
 
 def _verdicts(recorded: RecordedDecision, platform: Platform, bars: ModelBars) -> BarVerdicts:

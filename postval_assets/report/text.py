@@ -96,7 +96,43 @@ def fold_analysis(summary: Row, folds: Sequence[Row]) -> str:
         lines.append(
             f"  Not shown to be out of sample: {count} of {len(folds)} folds ({', '.join(overlaps)})"
         )
-    return "\n".join(lines)
+    return "\n".join([*lines, *_evidence_lines(summary)])
+
+
+def _evidence_lines(summary: Row) -> list[str]:
+    """What the folds prove; nothing where that was not weighed."""
+    if summary.get("evidence") is None:
+        return []
+    low, high = (_number(summary[name], 2) for name in ("bootstrap_low", "bootstrap_high"))
+    lines = [
+        (
+            f"  Evidence: {summary['evidence']}  Sharpe {_number(summary['sharpe'], 2)} (90 % {low} .. {high}) over "
+            f"{summary['n_counted']} folds that count"
+        ),
+        (
+            f"  Luck: p {_chance(summary['p_value'])}; of the best of {summary['n_trials']} "
+            f"{_chance(summary['p_value_archive'])}; PSR {_chance(summary['psr'])}"
+        ),
+        (
+            f"  Track record: {_number(summary['track_record_days'], 0)} days, "
+            f"{_number(summary['min_track_record_days'], 0)} needed; spread of the folds "
+            f"{_number(summary['consistency_ratio'], 2)} times what sampling gives"
+        ),
+    ]
+    if summary["null_percentile"] is not None:
+        lines += [
+            (
+                f"  Null policies: better than {summary['null_percentile']:.1%} of 200 with its actions in another "
+                f"order ({_percent(summary['null_return'])} on average); always long "
+                f"{_percent(summary['always_long_return'])}, a day late {_percent(summary['day_late_return'])}, "
+                f"a bar late {_percent(summary['lag_return'])}"
+            ),
+            (
+                f"  Break-even cost: {_number(summary['break_even_cost_bps'], 1)} bps a side, "
+                f"{summary['assumed_cost_bps']:g} assumed"
+            ),
+        ]
+    return [*lines, *(f"    - {reason}" for reason in summary["evidence_reasons"])]
 
 
 def _fold_line(fold: Row) -> str:
@@ -145,8 +181,9 @@ def backtest_table(rows: Sequence[Row]) -> str:
 
 
 def decision_table(rows: Sequence[Row]) -> str:
-    """The decision of each model and plan, with its reasons, and the id that ``postval replay`` takes."""
-    headers = ("symbol", "timeframe", "plan", "as of", "decision", "id", "reasons")
+    """The decision of each model and plan beside the other policy's, its reasons, and the id for ``postval replay``."""
+    other = next((r["other_policy"] for r in rows if r["other_policy"]), "other")
+    headers = ("symbol", "timeframe", "plan", "as of", "decision", other, "id", "reasons")
     body = [
         (
             r["symbol"],
@@ -154,6 +191,7 @@ def decision_table(rows: Sequence[Row]) -> str:
             r["plan"],
             None if r["as_of"] is None else _day(r["as_of"]),
             r["decision"],
+            r["other_decision"],
             r["decision_id"],
             "; ".join(r["reasons"]),
         )
@@ -163,7 +201,7 @@ def decision_table(rows: Sequence[Row]) -> str:
 
 
 def evidence_table(rows: Sequence[Row]) -> str:
-    """Each model's Sharpe ratio beside what the best of so many models reaches by luck alone."""
+    """Each model's Sharpe ratio beside what the best of so many reaches by luck alone, then PBO, a line a plan."""
     headers = ("symbol", "timeframe", "plan", "Sharpe", "best of N by luck", "N", "DSR", "reason")
     body = [
         (
@@ -178,7 +216,13 @@ def evidence_table(rows: Sequence[Row]) -> str:
         )
         for r in rows
     ]
-    return table(headers, body)
+    plans = {r["plan"]: r for r in rows}
+    said = [
+        f"{plan}: probability of backtest overfitting {_number(r['pbo'], 2)}"
+        + (f" ({r['plan_reasons'][0]})" if r["pbo"] is None and r["plan_reasons"] else "")
+        for plan, r in plans.items()
+    ]
+    return "\n".join([table(headers, body), *said])
 
 
 def bars_table(rows: Sequence[Row]) -> str:
@@ -215,6 +259,10 @@ def _number(value: float | None, digits: int) -> str:
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{value * 100:+.2f}%"
+
+
+def _chance(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"
 
 
 def _drawdown(value: float | None) -> str:

@@ -11,9 +11,10 @@ from postval_assets.core.evaluation import code_version
 from postval_assets.core.folds import plan_named
 from postval_assets.core.walk_forward import GradeLimits, summarize
 from postval_assets.pipeline.deciding import complete_archive, decide_models
+from postval_assets.pipeline.fold_rows import fold_outcome
 from postval_assets.pipeline.gate import gate_models
 from postval_assets.pipeline.reading import archive_results, undecided_models
-from postval_assets.pipeline.summarizing import fold_outcome, stale_summaries, summarize_folds
+from postval_assets.pipeline.summarizing import stale_summaries, summarize_folds
 from postval_assets_tests.factories import (
     drop_claims,
     good_claims,
@@ -300,8 +301,13 @@ def test_summaries_are_made_of_the_stored_folds(bench: Bench) -> None:
     assert row["sharpe_mean"] == pytest.approx(sum(f["sharpe"] for f in folds) / 5)
     assert row["sharpe_std_expected"] == pytest.approx((365.25 / 36) ** 0.5)
     assert row["consistency_grade"] == expected.consistency_grade
-    summarize_folds(bench.platform, archives, run_id="again")
-    assert bench.one("SELECT run_id FROM walk_forward_summaries")["run_id"] == "again"
+    again = summarize_folds(bench.platform, archives, run_id="again")
+    assert [(s.n_rows, s.n_current) for s in again.symbols] == [(1, 1)]
+    assert bench.one("SELECT run_id FROM walk_forward_summaries")["run_id"] == "s"
+    stricter = bench.configured(live_p_value_archive=0.01)
+    made = summarize_folds(stricter.platform, archives, run_id="stricter")
+    assert [(s.n_rows, s.n_current) for s in made.symbols] == [(1, 0)]
+    assert bench.one("SELECT run_id FROM walk_forward_summaries")["run_id"] == "stricter"
 
 
 def test_each_instant_has_decisions_of_its_own(bench: Bench) -> None:
