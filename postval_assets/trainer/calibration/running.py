@@ -14,8 +14,9 @@ import multiprocessing
 import platform
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -163,7 +164,7 @@ def make_networks(path: Path, sample_dir: Path, seed: int, processes: int, say: 
     if processes == 1:
         networks = [train_on_shuffled(*one) for one in wanted]
     else:
-        with _pool(min(processes, len(wanted)), None) as pool:
+        with _workers(_pool(min(processes, len(wanted)), None)) as pool:
             networks = list(pool.map(train_on_shuffled, *zip(*wanted, strict=True)))
     try:
         save_networks(path, networks, made_of)
@@ -222,13 +223,26 @@ def _make_missing(start: _Start, missing: list[Piece], kept: ResultsFile, proces
         for number, piece in enumerate(missing, 1):
             keep(_timed(maker, piece), number)
         return
-    pool = _pool(min(processes, len(missing)), start)
-    try:
+    with _workers(_pool(min(processes, len(missing)), start)) as pool:
         futures = [pool.submit(_make_here, piece) for piece in missing]
         for number, future in enumerate(as_completed(futures), 1):
             keep(future.result(), number)
+
+
+@contextmanager
+def _workers(pool: ProcessPoolExecutor) -> Iterator[ProcessPoolExecutor]:
+    """A pool of which no process is left after the block; where it ends with an error or Ctrl-C, at once.
+
+    A piece that was being made is made again the next time.
+    """
+    others = set(multiprocessing.active_children())
+    try:
+        yield pool
+    except BaseException:
+        for worker in set(multiprocessing.active_children()) - others:
+            worker.kill()
+        raise
     finally:
-        # After Ctrl-C: what is being made ends, and what is queued is left for the next time.
         pool.shutdown(wait=True, cancel_futures=True)
 
 
