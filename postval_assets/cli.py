@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from postval_assets.cli_audit import replay
+from postval_assets.cli_calibrate import calibrate
 from postval_assets.cli_operations import OPERATIONS
 from postval_assets.cli_train import train
 from postval_assets.cli_words import examples, instant_of, log_to_terminal, names_in, settings_of
@@ -67,6 +68,7 @@ def main(ctx: click.Context, data_dir: Path | None, bars_source: str | None) -> 
 
 main.add_command(train)
 main.add_command(replay)
+main.add_command(calibrate)
 for _command in OPERATIONS:
     main.add_command(_command)
 

@@ -26,11 +26,12 @@ MAY_USE = {
     "definitions": {"definitions", "defs", "pipeline", "report", "io", "core", "settings"},
     "commands": {"commands", "definitions", "defs", "pipeline", "report", "io", "core", "settings"},
     "cli": {
-        *("cli", "cli_audit", "cli_train", "cli_operations", "cli_words"),
+        *("cli", "cli_audit", "cli_calibrate", "cli_train", "cli_operations", "cli_words"),
         *("commands", "definitions", "defs", "pipeline", "report", "io", "core", "settings"),
     },
     "__main__": {"cli"},
     "cli_train": {"cli_train", "cli_words", "trainer", "commands", "report", "io", "core", "settings"},
+    "cli_calibrate": {"cli_calibrate", "cli_words", "trainer", "core"},
     "cli_audit": {"cli_audit", "cli_words", "commands", "pipeline", "report", "io", "core", "settings"},
     "cli_operations": {
         "cli_operations",
@@ -52,7 +53,7 @@ ONLY_IN = {
     "duckdb": ("io/warehouse_file.py",),
     "alpaca": ("io/alpaca_bars.py",),
     "dagster": ("defs/", "definitions.py", "commands/"),
-    "click": ("cli.py", "cli_audit.py", "cli_train.py", "cli_operations.py", "cli_words.py"),
+    "click": ("cli.py", "cli_audit.py", "cli_calibrate.py", "cli_train.py", "cli_operations.py", "cli_words.py"),
 }
 CORE_MAY_IMPORT = {"numpy", "pandas", "torch"} | sys.stdlib_module_names - {
     *("asyncio", "http", "random", "secrets", "socket", "sqlite3", "ssl", "subprocess", "urllib"),

@@ -64,8 +64,13 @@ CHANNELS: list[Channel] = []
 
 def begin_worker(channel: Channel) -> None:
     """Ignore Ctrl-C, keep the channel, and end with the parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    begin_alone()
     CHANNELS.append(channel)
+
+
+def begin_alone() -> None:
+    """Ignore Ctrl-C and end with the parent: of a worker that nobody talks to while it works."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
