@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from postval_assets.core.deployment_watch import MIN_RETURNS
+from postval_assets.core.evaluation import evaluate
 from postval_assets.core.walk_forward import FoldStatus
 from postval_assets.io.warehouse import Append, Replace
 from postval_assets.pipeline import watching
@@ -214,10 +215,11 @@ def test_looks_in_between_come_to_the_same_alarm_as_one_at_the_end(bench: Bench)
 def test_a_policy_that_breaks_is_an_alarm(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     archives = evaluated(bench)
     accrue(bench, 100, 4e-4)
-    of_engine = watching.evaluate
+    of_engine = evaluate
 
     def broken(*arguments: Any) -> Any:
         [[done]] = of_engine(*arguments)
+        assert done.run is not None
         cut = dataclasses.replace(done.run, equity=done.run.equity[:30])
         status = FoldStatus.BROKEN_POLICY
         return [[dataclasses.replace(done, status=status, reason="NaN at bar 30", run=cut)]]
