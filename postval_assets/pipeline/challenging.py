@@ -24,7 +24,6 @@ from postval_assets.core.archive_evidence import fold_counts
 from postval_assets.core.champion import (
     Comparison,
     ModelFold,
-    Verdict,
     champion_note,
     compare,
     not_compared,
@@ -38,9 +37,9 @@ from postval_assets.io.dictionary import PLAN
 from postval_assets.io.model_store import LostWeights
 from postval_assets.io.warehouse import Replace
 from postval_assets.pipeline.bar_checks import BarVerdicts
-from postval_assets.pipeline.champion_pairs import Pair, PlanKey, choose_champions, outcome_of, plan_key
+from postval_assets.pipeline.champion_pairs import Pair, choose_champions, outcome_of
 from postval_assets.pipeline.fold_jobs import FoldJob, FoldSelection, compute, fold_job
-from postval_assets.pipeline.instants import WANTED, model_key, wanted
+from postval_assets.pipeline.instants import WANTED, model_key, plan_key, wanted
 from postval_assets.pipeline.market import ModelBars
 from postval_assets.pipeline.network_processes import WORTH_IT_FROM, NetworkProcesses
 from postval_assets.pipeline.platform import Platform, StageReport, SymbolReport
@@ -59,19 +58,6 @@ SELECT plan, fold, equity FROM equity_curves
 WHERE archive_id = ? AND symbol = ? AND timeframe = ? AND as_of = ? AND list_contains(?, plan)
 ORDER BY plan, fold, ts
 """
-# Comparisons of the folds that are stored now: one of other folds says nothing about a decision that is made from them.
-_NOTED = f"""
-WITH folds AS (
-    SELECT f.archive_id, f.symbol, f.timeframe, f.as_of, f.plan,
-           sha256(string_agg(f.inputs_digest, ',' ORDER BY f.fold)) AS folds_digest
-    FROM fold_results f JOIN {WANTED} w USING (archive_id, symbol)
-    GROUP BY f.archive_id, f.symbol, f.timeframe, f.as_of, f.plan
-)
-SELECT c.* FROM champion_comparisons c
-JOIN folds USING (archive_id, symbol, timeframe, as_of, plan, folds_digest)
-WHERE c.as_of <= coalesce(CAST(? AS TIMESTAMPTZ), c.as_of)
-"""  # noqa: S608 - constants
-
 Row = Mapping[str, Any]
 
 
@@ -122,29 +108,6 @@ def compare_champions(
             + "; ".join(stage.unavailable)
         )
     return stage.report()
-
-
-def champion_notes(
-    platform: Platform, archives: Mapping[str, str], *, until: datetime | None = None
-) -> dict[PlanKey, str]:
-    """What the comparisons of these symbols' models say, as reasons of their decisions.
-
-    Only comparisons that were made from the folds that are stored now; nothing where there is no earlier model.
-
-    Args:
-        platform: warehouse.
-        archives: archive_id by symbol.
-        until: of evaluations up to then; default of all.
-    """
-    rows = platform.warehouse.rows(_NOTED, (*wanted(archives), until))
-    names = [f.name for f in dataclasses.fields(Comparison)]
-    return {
-        plan_key(r): champion_note(
-            Comparison(**{**{n: r[n] for n in names}, "verdict": Verdict(r["verdict"])}),
-            str(r["champion_archive_id"]),
-        )
-        for r in rows
-    }
 
 
 class _Stage:

@@ -21,6 +21,7 @@ from postval_assets.core.failures import Rejected, Unavailable
 from postval_assets.core.folds import PLANS, TrainingOverlap
 from postval_assets.core.walk_forward import FoldStatus
 from postval_assets.io.model_store import LostWeights
+from postval_assets.pipeline.instants import PlanKey, plan_key
 from postval_assets.pipeline.platform import Platform
 from postval_assets.pipeline.removals import Kind, removed_at, why_removed
 from postval_assets.pipeline.stored_weights import require_readable
@@ -40,13 +41,6 @@ ORDER BY m.archive_id DESC
 """
 
 Row = Mapping[str, Any]
-PlanKey = tuple[str, str, str, datetime, str]
-"""archive_id, symbol, timeframe, as_of and plan."""
-
-
-def plan_key(row: Row) -> PlanKey:
-    """The key of a row of ``champion_comparisons``."""
-    return (str(row["archive_id"]), str(row["symbol"]), str(row["timeframe"]), row["as_of"], str(row["plan"]))
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,6 @@ from postval_assets.core.instruments import Timeframe
 from postval_assets.core.policies import POLICIES
 from postval_assets.io.warehouse import Append, Change, Merge, Update
 from postval_assets.pipeline.bar_checks import BarVerdicts
-from postval_assets.pipeline.challenging import champion_notes
-from postval_assets.pipeline.champion_pairs import PlanKey, plan_key
 from postval_assets.pipeline.decision_rows import (
     DecisionBasis,
     NamedInput,
@@ -29,11 +27,11 @@ from postval_assets.pipeline.decision_rows import (
     named_inputs,
 )
 from postval_assets.pipeline.fold_jobs import why_not_evaluated
-from postval_assets.pipeline.instants import WANTED, ModelKey, model_key, wanted
+from postval_assets.pipeline.instants import WANTED, ModelKey, PlanKey, model_key, plan_key, wanted
 from postval_assets.pipeline.market import ModelBars
+from postval_assets.pipeline.notes import champion_notes, claim_notes
 from postval_assets.pipeline.platform import Platform, StageReport, SymbolReport
 from postval_assets.pipeline.recording import Content, decision_contents, execution_content, keep
-from postval_assets.pipeline.reproducing import claim_notes
 from postval_assets.pipeline.stopwatch import timed_stage
 from postval_assets.pipeline.summarizing import PlanFolds, StoredEvidence, stored_evidence, stored_folds
 from postval_assets.pipeline.watched import edges_lost

@@ -37,7 +37,7 @@ from postval_assets.io.warehouse import Change, Replace, Update
 from postval_assets.pipeline.bar_checks import BarVerdicts
 from postval_assets.pipeline.fold_jobs import FoldJob, compute, evaluated_model
 from postval_assets.pipeline.gate import with_claim_flag
-from postval_assets.pipeline.instants import WANTED, ModelKey, model_key, wanted
+from postval_assets.pipeline.instants import WANTED, wanted
 from postval_assets.pipeline.lockstep import run_jobs
 from postval_assets.pipeline.market import ModelBars
 from postval_assets.pipeline.platform import Platform, StageReport, SymbolReport
@@ -65,14 +65,6 @@ LEFT JOIN claim_reproductions r USING (archive_id, symbol, timeframe)
 WHERE m.status = 'OK' AND (g.classification IN ('APPROVED', 'REVIEW') OR ?)
 ORDER BY m.timeframe
 """  # noqa: S608 - constants
-_NOTES = f"""
-SELECT r.archive_id, r.symbol, r.timeframe, r.reason
-FROM claim_reproductions r
-JOIN {WANTED} w USING (archive_id, symbol)
-JOIN extracted_models m USING (archive_id, symbol, timeframe)
-WHERE r.status = ? AND r.model_sha256 = m.model_sha256
-ORDER BY r.archive_id, r.symbol, r.timeframe
-"""  # noqa: S608 - constants
 
 
 @timed_stage("claim_reproductions")
@@ -96,20 +88,6 @@ def reproduce_claims(platform: Platform, archives: Mapping[str, str], *, run_id:
             + "; ".join(stage.unavailable)
         )
     return stage.report()
-
-
-def claim_notes(platform: Platform, archives: Mapping[str, str]) -> dict[ModelKey, str]:
-    """The models of these symbols that disagree with their claims, in words with both numbers.
-
-    Args:
-        platform: the warehouse.
-        archives: archive_id by symbol.
-
-    Returns:
-        By model ``CLAIM_NOT_REPRODUCED: profit factor 1.90 claimed, 0.94 reproduced ...``.
-    """
-    rows = platform.warehouse.rows(_NOTES, (*wanted(archives), ClaimStatus.DISAGREES.value))
-    return {model_key(r): f"{Flag.CLAIM_NOT_REPRODUCED}: {r['reason']}" for r in rows}
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from postval_assets.pipeline import challenging, fold_jobs
-from postval_assets.pipeline.challenging import champion_notes, compare_champions
+from postval_assets.pipeline.challenging import compare_champions
+from postval_assets.pipeline.notes import champion_notes
 from postval_assets.pipeline.platform import StageReport
 from postval_assets_tests.pipeline.conftest import END, TRAINED, Bench, network
 

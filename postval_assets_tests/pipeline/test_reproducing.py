@@ -14,11 +14,12 @@ import pytest
 from postval_assets.core.failures import Unavailable
 from postval_assets.io.warehouse import Update
 from postval_assets.pipeline.gate import gate_models
+from postval_assets.pipeline.notes import claim_notes
 from postval_assets.pipeline.platform import StageReport
 from postval_assets.pipeline.reading import archive_results
 from postval_assets.pipeline.recorded_decisions import counting_decisions
 from postval_assets.pipeline.replaying import Outcome, replay
-from postval_assets.pipeline.reproducing import claim_notes, reproduce_claims
+from postval_assets.pipeline.reproducing import reproduce_claims
 from postval_assets_tests.core.plain_metrics import plain_max_drawdown, plain_sharpe
 from postval_assets_tests.factories import claims, good_claims, make_policy, make_summary
 from postval_assets_tests.pipeline.conftest import (
