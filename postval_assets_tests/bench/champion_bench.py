@@ -11,7 +11,8 @@ import numpy as np
 
 from postval_assets.core.bootstrap import seeded
 from postval_assets.core.champion import Comparison, Float, ModelFold, Verdict, compare
-from postval_assets.core.folds import DAYS_PER_YEAR, TrainingOverlap
+from postval_assets.core.folds import TrainingOverlap
+from postval_assets.core.metrics import DAYS_PER_YEAR
 from postval_assets.core.walk_forward import FoldStatus
 
 N_FOLDS, DAYS, SPREAD = 5, 180, 0.01
