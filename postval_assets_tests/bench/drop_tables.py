@@ -10,7 +10,17 @@ from typing import Any
 
 # The order of the work; a part that the product did not time is left out.
 PARTS = (
-    *("inflating", "checkpoint", "weights", "bars", "features", "causality", "inference", "accounting", "writing"),
+    *(
+        "inflating",
+        "checkpoint",
+        "weights",
+        "bars",
+        "features",
+        "causality",
+        "inference",
+        "accounting",
+        "writing",
+    ),
 )
 
 Rows = Sequence[Sequence[str]]
