@@ -76,8 +76,8 @@ evaluation, and at the last one before the longest wait where there are waits, a
 - The features are computed again over the same stretch of bars. Every value up to that bar must be the same to the last
   bit, for all bars that an observation reads.
 - The network is run over both futures beside the evaluation, with the same weights and the same way of summing, and
-  the engine trades both from $lane_bars bars before. Every action up to that bar must be the same. Where actions differ
-  and the best logit leads by less than $tie, that is a tie, which is counted (`n_ties`) and not held against the model.
+  the engine trades both, from $lane_bars bars before on. Every action up to that bar must be the same. Where actions
+  differ and the best logit leads by less than $tie, that is a tie: counted (`n_ties`), not held against the model.
 
 The places follow from the model's digest, and the second is chosen so that no clock-aligned longer bar ends at both.
 Table `policy_causality` has what was found, a row for each model and `as_of`:
@@ -89,10 +89,11 @@ Table `policy_causality` has what was found, a row for each model and `as_of`:
 | `NOT_CHECKED` | no block could be evaluated, or the set broke another promise; `reason` says which |
 
 A model that looks ahead becomes REJECTED in `extracted_models`, its folds that were asked for NOT_EVALUATED, and its
-decision DROP. Where only an action differs, `feature` is NULL. Other models go on. What the check of plug-ins before
-it ([plugins.md](plugins.md)) sees look ahead is the same finding, with `n_instants` 0. The model stays REJECTED when
-its archive is extracted again, as long as weights, name and version of the set, and postval's own code are the same;
-a mended set with another version is tried anew.
+decision DROP. Where only an action differs, `feature` is NULL. Other models go on. What the check of plug-ins
+([plugins.md](plugins.md)), which comes before, sees look ahead is the same finding, with `n_instants` 0.
+
+The model stays REJECTED when its archive is extracted again, as long as weights, name and version of the set, and
+postval's own code are the same; a mended set with another version is tried anew.
 
 A set may dislike bars that never were, and raise or give NaN. Then its values are held against those of the bars up to
 that place alone, but for rounding, and the reason of the row says so.
