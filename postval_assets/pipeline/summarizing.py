@@ -134,9 +134,11 @@ def summarize_folds(
 
 def _is_stale(stored: Row, folds: PlanFolds, settings: Settings) -> bool:
     """Whether a summary is to be made anew; of an earlier evaluation only for other folds, or without evidence."""
+    if stored["evidence_digest"] is None:
+        return True
     if folds.is_newest:
         return bool(stored["inputs_digest"] != _inputs_digest(folds, settings))
-    return bool(stored["folds_digest"] != folds.digest or stored["evidence_digest"] is None)
+    return bool(stored["folds_digest"] != folds.digest)
 
 
 def _said(row: Row) -> str:

@@ -251,7 +251,7 @@ def test_the_policy_is_registered_under_its_name() -> None:
     assert all(policy.name == name and policy.version for name, policy in POLICIES.items())
 
 
-@pytest.mark.parametrize("policy", POLICIES.values(), ids=str)
+@pytest.mark.parametrize("policy", POLICIES.values(), ids=list(POLICIES))
 def test_a_lost_edge_turns_live_into_retrain_and_nothing_else(policy: DecisionPolicy) -> None:
     lost = replace(GOOD_MODEL, edge_lost="EDGE_LOST: Sharpe -1.20")
     for model_class in (Classification.APPROVED, Classification.DROP):
@@ -266,7 +266,7 @@ def test_a_lost_edge_turns_live_into_retrain_and_nothing_else(policy: DecisionPo
     assert policy.decide(GOOD_MODEL, found, PolicyLimits()).decision is Decision.LIVE
 
 
-@pytest.mark.parametrize("policy", POLICIES.values(), ids=str)
+@pytest.mark.parametrize("policy", POLICIES.values(), ids=list(POLICIES))
 def test_notes_are_always_shown_and_decide_nothing(policy: DecisionPolicy) -> None:
     noted = replace(GOOD_MODEL, notes=("CHAMPION: better", "CLAIM_NOT_REPRODUCED: 1.9, 0.9"))
     found = PlanFindings(summarize(STEADY, 5, 2000.0, LIMITS), proven(), STEADY)
