@@ -38,6 +38,7 @@ from postval_assets.pipeline.decision_rows import (
 from postval_assets.pipeline.fold_jobs import FoldSelection, compute, fold_job, why_not_evaluated
 from postval_assets.pipeline.fold_rows import fold_row
 from postval_assets.pipeline.instants import Instant
+from postval_assets.pipeline.looking_ahead import was_rejected_for_it
 from postval_assets.pipeline.market import ModelBars
 from postval_assets.pipeline.platform import Platform
 from postval_assets.pipeline.recorded_decisions import RecordedDecision, recorded_decisions
@@ -58,7 +59,7 @@ from postval_assets.pipeline.replay_differences import (
     of_folds,
     of_inputs,
 )
-from postval_assets.pipeline.replay_sources import ReplaySource, model_facts, open_source
+from postval_assets.pipeline.replay_sources import ReplaySource, model_facts, open_source, with_findings
 from postval_assets.pipeline.summarizing import PlanFolds, n_trials_of
 from postval_assets.pipeline.weighing import Curve, weigh, weighing_job
 from postval_assets.pipeline.workers import torch_threads
@@ -176,6 +177,7 @@ class _Replayer:
                 applied.platform, self._platform, self._source, symbol, timeframe, thresholds
             )
         facts, found = self._facts[key]
+        facts = with_findings(self._platform, facts, row["created_at"])
         basis = self._basis(recorded, applied, facts, policy)
         return _compared(recorded, basis, applied, (*self._source.differences(), *found))
 
@@ -212,12 +214,15 @@ class _Replayer:
         bars = ModelBars(platform, [symbol])
         verdict, checked, missing, folds, evidence = model_verdict(facts), None, None, None, None
         usable = facts["status"] == "OK"
-        if row["folds_digest"] is not None and usable:
+        refused = bool(recorded.folds) and was_rejected_for_it(facts)
+        if row["folds_digest"] is not None and (usable or refused):
             verdicts = _verdicts(recorded, platform, bars)
-            recomputed = self._plan_folds(recorded, applied, facts, verdicts)
-            folds = recomputed.folds
-            if policy.uses_evidence:
-                evidence = recomputed.evidence(applied.platform, n_trials_of(self._source.row))
+            folds = _refused_folds(recorded)
+            if usable:
+                recomputed = self._plan_folds(recorded, applied, facts, verdicts)
+                folds = recomputed.folds
+                if policy.uses_evidence:
+                    evidence = recomputed.evidence(applied.platform, n_trials_of(self._source.row))
             of = (symbol, Timeframe(timeframe), row["as_of"])
             verdict = model_verdict(
                 facts,
@@ -271,6 +276,12 @@ class _Replayer:
                 parts.append(_computed(under, facts, selection, row["as_of"], verdicts, stopped=stopped))
             self._folds[key] = _Recomputed.together(parts)
         return self._folds[key]
+
+
+def _refused_folds(recorded: RecordedDecision) -> PlanFolds:
+    """Folds of a model that looks ahead, as recorded: they have no figures that could be computed again."""
+    keys = {name: recorded.row[name] for name in ("archive_id", "symbol", "timeframe", "as_of", "plan")}
+    return PlanFolds(keys, tuple(recorded.folds or ()), is_newest=True)
 
 
 @dataclass(frozen=True, eq=False)

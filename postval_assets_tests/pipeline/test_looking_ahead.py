@@ -22,6 +22,7 @@ from postval_assets.pipeline.evaluation import evaluate_backtests, evaluate_fold
 from postval_assets.pipeline.fold_jobs import FoldSelection
 from postval_assets.pipeline.looking_ahead import as_found, as_known, is_news
 from postval_assets.pipeline.replay_sources import model_facts, open_source, with_findings
+from postval_assets.pipeline.replaying import Outcome, replay
 from postval_assets_tests.factories import VERSION_DIMS
 from postval_assets_tests.pipeline.conftest import END, Bench, bars_frame, network
 
@@ -309,3 +310,29 @@ def test_a_replayed_decision_is_told_what_was_known_of_the_model_by_then(bench: 
     stored = {**facts, **model(bench, LEAKY)}
     assert with_findings(bench.platform, stored, before)["status"] == "OK"
     assert with_findings(bench.platform, stored, after)["status"] == "REJECTED"
+
+
+@pytest.mark.parametrize("gone", [False, True], ids=["archive there", "archive gone"])
+def test_decisions_from_before_and_after_it_was_seen_to_look_ahead_replay_the_same(
+    bench: Bench, gone: bool
+) -> None:
+    """The decision of the first evaluation stays what it was; that of the second is a DROP, its folds refused."""
+    bench, archives = ready(bench, nothing)
+    bench.check([LEAKY, HONEST])
+    bench.evaluate(archives, as_of=END - timedelta(days=4))
+    bench.decide(archives)
+    leaky = with_set(bench, acme(shifted))
+    leaky.evaluate(archives, as_of=END)
+    leaky.decide(archives)
+    rows = leaky.decisions(LEAKY)
+    assert [r["decision"] == "DROP" for r in rows] == [False, True]
+    if gone:
+        sha256 = leaky.one("SELECT sha256 FROM training_archives")["sha256"]
+        leaky.platform.archives.path_of(sha256).unlink()
+    # The first under the set of then, the second under that of now.
+    [first] = replay(bench.platform, rows[:1])
+    [second] = replay(leaky.platform, rows[1:])
+    assert (first.outcome, first.problem, first.decision) == (Outcome.SAME, None, rows[0]["decision"])
+    assert (second.outcome, second.problem, second.decision) == (Outcome.SAME, None, "DROP")
+    assert list(second.reasons) == rows[1]["reasons"]
+    assert second.n_figures > 0
