@@ -21,7 +21,7 @@ from postval_assets_tests.bench.options import BenchOptions
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / ".bench"  # git-ignored
-SECTIONS = ("engine", "peers", "drop", "memory", "sql")
+SECTIONS = ("engine", "evidence", "peers", "drop", "memory", "sql")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -80,7 +80,13 @@ def _section(name: str, options: BenchOptions, before: dict[str, Any]) -> tuple[
     return found, module.table(found)
 
 
-_MODULES = {"engine": "engine_bench", "peers": "peer_bench", "drop": "drop_bench", "sql": "sql_bench"}
+_MODULES = {
+    "engine": "engine_bench",
+    "evidence": "evidence_bench",
+    "peers": "peer_bench",
+    "drop": "drop_bench",
+    "sql": "sql_bench",
+}
 
 
 def _parser() -> argparse.ArgumentParser:

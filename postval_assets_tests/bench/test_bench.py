@@ -43,7 +43,7 @@ def test_one_command_measures_prints_and_writes(tmp_path: Path, capsys: pytest.C
     words = [
         "--quick",
         "--only",
-        "peers,engine",
+        "peers,engine,evidence",
         "--skip-peers",
         "--out",
         str(out),
@@ -55,7 +55,9 @@ def test_one_command_measures_prints_and_writes(tmp_path: Path, capsys: pytest.C
     assert "floor / engine" in printed
     assert "--skip-peers" in printed
     result = json.loads(out.read_text(encoding="utf-8"))
-    assert list(result["sections"]) == ["engine", "peers"]
+    assert list(result["sections"]) == ["engine", "evidence", "peers"]
+    assert "as a share of the evaluation" in printed
+    assert all(of["added_s"] > 0.0 for of in result["sections"]["evidence"].values())
     assert result["machine"]["torch_threads"] >= 1
     production = result["sections"]["engine"]["cases"]["production"]
     for ratio in ("share_of_floor", "against_plain", "against_old_scripts", "bars_per_s"):
