@@ -90,7 +90,7 @@ def test_replayed_without_costs_is_what_the_networks_do_without_costs(
 
 def test_what_is_not_replayed_could_not_have_mattered(stocks: dict[str, archives.TradedMarket]) -> None:
     """Decisions with all replays and with those that can matter are equal, and most need none."""
-    found = archive_models(stocks, (), 12, ("x",))
+    found = archive_models(stocks, (), 6, ("x",))
     runs = trade(found, stocks, RULES)
     free = without_costs(found, stocks, runs)
     replayed = []

@@ -9,7 +9,8 @@ from click.testing import CliRunner
 
 from postval_assets.cli import main
 from postval_assets.core.decision import Decision
-from postval_assets.trainer.calibration.page import Outcome, page
+from postval_assets.trainer.calibration.outcome import Outcome
+from postval_assets.trainer.calibration.page import page
 from postval_assets.trainer.calibration.picture import picture
 from postval_assets.trainer.calibration.rates import decided
 from postval_assets.trainer.calibration.records import ResultsFile
