@@ -14,6 +14,7 @@ from postval_assets.trainer.calibration.cells import (
     Header,
     Row,
     events,
+    mean_and_error,
     named,
     percent,
     possible,
