@@ -1,7 +1,7 @@
-"""Commands of daily operation: disk, archives, schema, backups, and what Dagster lost.
+"""Commands of daily operation: deployed models, disk, archives, schema, backups, and what Dagster lost.
 
-Here: words and options. Not here: the work (commands/pruning.py, archives.py, upkeep.py, rebuilding.py). What each of
-them is for is in docs/operations.md.
+Here: words and options. Not here: the work (commands/runs.py, pruning.py, archives.py, upkeep.py, rebuilding.py). What
+each of them is for is in docs/operations.md.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from postval_assets.cli_words import examples, log_to_terminal, settings_of
+from postval_assets.cli_words import examples, log_to_terminal, names_in, settings_of
 from postval_assets.pipeline.platform import Platform
 
 
@@ -148,4 +148,22 @@ def rebuild(ctx: click.Context) -> None:
     click.echo(run_rebuild(_platform(ctx)).text())
 
 
-OPERATIONS = (prune, archives, migrate, backup, restore, rebuild)
+@click.command(
+    epilog=examples(
+        "postval bars && postval watch        on the newest bars",
+        "postval watch --symbols AAPL,BTCUSD",
+    )
+)
+@click.option("--symbols", help="Separated by commas (default: all that have a LIVE model).")
+@click.pass_context
+def watch(ctx: click.Context, symbols: str | None) -> None:
+    """Holds models that went LIVE against the stored bars since then; one whose edge is lost becomes RETRAIN."""
+    log_to_terminal()
+    wanted = names_in(symbols)
+    from postval_assets.commands.runs import watch as run_watch
+    from postval_assets.report.watch import watch_text
+
+    click.echo(watch_text(run_watch(_platform(ctx), wanted)))
+
+
+OPERATIONS = (watch, prune, archives, migrate, backup, restore, rebuild)

@@ -53,7 +53,14 @@ ONLY_IN = {
     "duckdb": ("io/warehouse_file.py",),
     "alpaca": ("io/alpaca_bars.py",),
     "dagster": ("defs/", "definitions.py", "commands/"),
-    "click": ("cli.py", "cli_audit.py", "cli_calibrate.py", "cli_train.py", "cli_operations.py", "cli_words.py"),
+    "click": (
+        "cli.py",
+        "cli_audit.py",
+        "cli_calibrate.py",
+        "cli_train.py",
+        "cli_operations.py",
+        "cli_words.py",
+    ),
 }
 CORE_MAY_IMPORT = {"numpy", "pandas", "torch"} | sys.stdlib_module_names - {
     *("asyncio", "http", "random", "secrets", "socket", "sqlite3", "ssl", "subprocess", "urllib"),

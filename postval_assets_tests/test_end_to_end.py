@@ -52,8 +52,14 @@ LINEAGE = {
     "backtest_results": {"gating_scores", "bars"},
     "walk_forward_evaluations": {"gating_scores", "bars"},
     "fold_results": {"gating_scores", "bars"},
+    "claim_reproductions": {"gating_scores", "bars"},
     "walk_forward_summaries": {"walk_forward_evaluations", "fold_results"},
-    "deployment_decisions": {"walk_forward_summaries", "gating_scores"},
+    "champion_comparisons": {"walk_forward_evaluations", "fold_results"},
+    "deployment_watches": {"bars", "walk_forward_evaluations"},
+    "deployment_decisions": {
+        *("walk_forward_summaries", "champion_comparisons", "gating_scores"),
+        *("claim_reproductions", "deployment_watches"),
+    },
     "archive_evidence": {"deployment_decisions", "fold_results"},
 }
 
@@ -255,6 +261,7 @@ def test_partitions_are_materialized_and_checks_have_results(story: Story, both_
         "backtests_are_computed",
         "folds_are_computed",
         "inputs_are_current",
+        "edges_hold",
     }
     results = {name: c["executionForLatestMaterialization"] for name, c in checks.items()}
     stale = results.pop("bars_are_sound")

@@ -3,7 +3,8 @@
     python -m postval_assets.commands.reference_pages docs
 
 Here: what each page says and in which order. Not here: the facts (io/dictionary.py, io/migrations, settings.py,
-core/features). A test holds docs/ against these functions, so the pages cannot fall behind.
+core/features) and the text of the page of features (features_text.py). A test holds docs/ against these functions, so
+the pages cannot fall behind.
 """
 
 from __future__ import annotations
@@ -20,11 +21,14 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
+from postval_assets.commands.features_text import FEATURES_PAGE
 from postval_assets.core.features import markov
 from postval_assets.core.features.behaviour import GAP, Behaviour, Passage, measure_behaviours
 from postval_assets.core.features.reference import REFERENCE_SETS, REFERENCE_SPECS
 from postval_assets.core.features.spec import FLAT, FeatureFamily
 from postval_assets.core.gating import THRESHOLD_SETS
+from postval_assets.core.policy_causality import TIE
+from postval_assets.core.policy_futures import LANE_BARS
 from postval_assets.io.dictionary import TABLES, VIEWS
 from postval_assets.io.warehouse import Warehouse
 from postval_assets.settings import REPOSITORY, Settings
@@ -49,7 +53,7 @@ WRITERS: Mapping[str, tuple[Kind, str]] = {
     "archive_deliveries": (Kind.INTAKE, "the inbox sensor and `postval validate`"),
     "training_claims": (Kind.INTAKE, "`extracted_models`"),
     "extracted_models": (Kind.INTAKE, "`extracted_models`"),
-    "gating_scores": (Kind.INTAKE, "`gating_scores`"),
+    "gating_scores": (Kind.INTAKE, "`gating_scores`; the flag CLAIM_NOT_REPRODUCED: `claim_reproductions`"),
     "bars": (Kind.MARKET, "`bars`"),
     "bar_loads": (Kind.MARKET, "`bars`"),
     "bar_coverage": (Kind.MARKET, "`bars`"),
@@ -63,9 +67,13 @@ WRITERS: Mapping[str, tuple[Kind, str]] = {
     "fold_results": (Kind.EVALUATION, "`walk_forward_evaluations` or `fold_results`"),
     "equity_curves": (Kind.EVALUATION, "the same, with the fold"),
     "trades": (Kind.EVALUATION, "the same, with the fold"),
+    "policy_causality": (Kind.EVALUATION, "`walk_forward_evaluations` or `fold_results`, with the folds"),
+    "claim_reproductions": (Kind.EVALUATION, "`claim_reproductions`"),
     "walk_forward_summaries": (Kind.DECISION, "`walk_forward_summaries`"),
     "archive_evidence": (Kind.DECISION, "`archive_evidence`"),
     "archive_evidence_models": (Kind.DECISION, "`archive_evidence`"),
+    "champion_comparisons": (Kind.DECISION, "`champion_comparisons`"),
+    "deployment_watches": (Kind.DECISION, "`deployment_watches`"),
     "deployment_decisions": (Kind.DECISION, "`deployment_decisions`"),
     "decision_inputs": (Kind.DECISION, "`deployment_decisions`"),
     "decided_folds": (Kind.DECISION, "`deployment_decisions`"),
@@ -255,74 +263,6 @@ def settings_page() -> str:
     )
 
 
-_FEATURES_PAGE = Template(
-    """\
-# Features of the reference sets
-
-Made by `$command` from the code; change the code, not this page.
-
-$n_features market features, in the order in which an observation has them. They are standard formulas of the families
-and counts that the model versions have; the original trainer's formulas are not public. So a checkpoint that neither
-names one of these sets nor lists these names is only ASSUMED to use them. [plugins.md](plugins.md) says how to bring
-your own.
-
-| set | market features | account features | features |
-|---|---|---|---|
-$sets
-
-The longest look-back is $look_back bars. A value at bar t is a function of exactly its look-back bars, bar t included,
-so it does not change with the length of the history.
-
-## Notation
-
-- O, H, L, C, V: open, high, low, close, volume of bar t. X[k]: X at k bars before t.
-- sum_n, mean_n, max_n, min_n: over the bars t-n+1 .. t. sd_n: population standard deviation.
-- TP = (H + L + C) / 3. TR = max(H, C[1]) - min(L, C[1]). r = ln(C / C[1]).
-- ema_n: exponential average with weights (1 - 2/(n+1))^k; wilder_n: with (1 - 1/n)^k. Each is over exactly the last
-  4n bars, with weights that sum to 1.
-- A quotient with denominator 0 is 0. A spread of at most $flat of the price counts as 0.
-- An unknown volume (NULL) within the look-back makes a volume feature 0.
-- Regimes: a filter over three hidden states ($regimes) of the standardised return z = r / sqrt(mean_50(r^2)), clipped
-  to -5 .. 5. In a state z is normal, with means MEANS = $means and deviations SPREADS = $spreads. A state stays for the
-  next bar with probability $stay, else it becomes one of the other two, equally likely. The filter of a bar starts from
-  equal probabilities and takes the last $filter_bars observations: p is the probability now, q that of the next bar.
-  Nothing is fitted.
-- Every value is clipped to its range.
-
-$families
-
-## Flat prices, no volume, gaps and borders
-
-A bar's neighbour is the bar before it in the source, however long ago that was. Nothing is filled in, nothing is
-skipped, and no feature knows of sessions: over a night or a weekend a return is the return from one bar to the next,
-and windows count bars, not hours. Only `bar_gap` sees how much time has passed.
-
-The numbers below were measured by running the features on small constructed bars of one hour, with the same moves over
-and over; they say how a feature reacts, and depend on those moves.
-
-- Flat prices: no price ever moved, and there was volume.
-- No volume: prices move, and no bar has any volume / this one bar has none. An unknown volume (NULL) makes it 0.
-- Border: from the last bar of a session to the first two of the next, 18 hours later, with no gap in price.
-- Gap: the same with all prices $gap higher from then on: the last bar before, the first two after, and the number of
-  bars that the gap is felt in.
-- "same": no other value than without it. "clock": the time of the bar alone decides.
-
-| feature | flat prices | no volume | border | gap | felt in |
-|---|---|---|---|---|---|
-$behaviours
-
-What the numbers do not say:
-
-$notes
-
-## Account ($n_account)
-
-Computed by the engine from the account at the close of bar t, the same in every bar of the window
-([rules.md](rules.md), 3). They follow the market features: $account.
-"""
-)
-
-
 def features_page() -> str:
     """The market features, the account features, and the sets made of them."""
     account = REFERENCE_SETS[-1].account_features
@@ -341,8 +281,10 @@ def features_page() -> str:
             for i, s in numbered
         ]
     noted = [s for s in REFERENCE_SPECS if s.note]
-    return _FEATURES_PAGE.substitute(
+    return FEATURES_PAGE.substitute(
         command=_COMMAND,
+        lane_bars=LANE_BARS,
+        tie=f"{TIE:g}",
         gap=f"{GAP - 1.0:.0%}",
         behaviours="\n".join(_behaviour_row(b) for b in measure_behaviours()),
         notes="\n".join(f"- `{s.name}`: {s.note}." for s in noted),

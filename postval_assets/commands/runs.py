@@ -1,7 +1,7 @@
 """Runs in this process: the same jobs over the same assets, without daemon or web server.
 
-Here: ``validate``, ``backfill`` and ``bars``. The queue of a running daemon counts these runs as its own and waits for
-them.
+Here: ``validate``, ``backfill``, ``bars`` and ``watch``. The queue of a running daemon counts these runs as its own and
+waits for them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,14 @@ from postval_assets.core.failures import PostvalError, Rejected
 from postval_assets.core.instruments import parse_symbol
 from postval_assets.definitions import build_definitions
 from postval_assets.defs.catalogue import archive_materialization
-from postval_assets.defs.jobs import archive_job, bars_job, evaluation_job, evidence_job, range_tags
+from postval_assets.defs.jobs import (
+    archive_job,
+    bars_job,
+    evaluation_job,
+    evidence_job,
+    range_tags,
+    watch_job,
+)
 from postval_assets.defs.partitions import ARCHIVE, SYMBOL
 from postval_assets.defs.resources import ARCHIVE_TAG, AS_OF_TAG, PLANS_TAG, SHA_TAG
 from postval_assets.defs.run_records import made_here
@@ -35,6 +42,7 @@ from postval_assets.pipeline.intake_file import take_in
 from postval_assets.pipeline.market import SIMULATED, require_one_kind_of_bars
 from postval_assets.pipeline.platform import Platform
 from postval_assets.pipeline.reading import stored_bars_rows
+from postval_assets.pipeline.watched import deployed_models, watches
 
 log = logging.getLogger("postval.runs")
 
@@ -188,6 +196,42 @@ def load(platform: Platform, symbols: Sequence[str] | None) -> list[dict[str, An
         return stored_bars_rows(platform, wanted)
     finally:
         _forget(platform, instance, [s for s in wanted if s not in known])
+
+
+@_telling_a_full_disk
+def watch(platform: Platform, symbols: Sequence[str] | None) -> list[dict[str, Any]]:
+    """Hold every model that went LIVE against the bars since then, and decide again.
+
+    Args:
+        platform: settings and warehouse.
+        symbols: whose models; None for all.
+
+    Returns:
+        What the watch says of each (pipeline.watched.watches).
+
+    Raises:
+        Rejected: for what is no symbol, or where nothing was decided yet.
+        RunFailed: where a run ended with an error.
+    """
+    wanted = None if symbols is None else {parse_symbol(s) for s in symbols}
+    if not platform.warehouse.path.is_file():
+        raise Rejected(f"{platform.warehouse.path} is not there: nothing was decided in this data directory")
+    deployed = deployed_models(platform, wanted)
+    if not deployed:
+        return []
+    instance = open_instance(platform.settings)
+    clear_orphans_beside(platform.settings, instance)
+    failures = []
+    for archive_id in sorted({r["archive_id"] for r in deployed}):
+        of_archive = list(dict.fromkeys(r["symbol"] for r in deployed if r["archive_id"] == archive_id))
+        _add_partitions(instance, SYMBOL, of_archive)
+        try:
+            run_job(platform, instance, watch_job.name, of_archive, {ARCHIVE_TAG: archive_id})
+        except RunFailed as error:
+            failures.append(str(error))
+    if failures:
+        raise RunFailed("; ".join(failures))
+    return watches(platform, wanted)
 
 
 def _forget(platform: Platform, instance: dg.DagsterInstance, symbols: Sequence[str]) -> None:

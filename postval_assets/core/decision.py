@@ -70,7 +70,8 @@ class ModelVerdict:
         bar_warnings: checks of its bars that warn, in words.
         bar_errors: checks that would stop an evaluation now, in words; its folds are from before.
         notes: what others found of it (its claims, its champion), as reasons that are always shown and decide nothing.
-        edge_lost: why what it earned since it went LIVE is not what its folds promised; turns LIVE into RETRAIN.
+        edge_lost: that what it earned since it went LIVE is not what its folds promised, as the reason that turns
+            LIVE into RETRAIN.
     """
 
     usable: bool

@@ -191,12 +191,15 @@ class NetworkWork:
         spec, tensors: the network.
         features: market features of the bars, float32 [bar, feature].
         lanes: blocks of these bars.
+        beside: whether it is a shorter one beside the work before it, of the same network: that one's weights are used,
+            and its way of summing.
     """
 
     spec: ModelSpec
     tensors: Mapping[str, Float32]
     features: Float32
     lanes: list[Lane]
+    beside: bool = False
 
 
 Runs = list[list[BlockRun] | Exception]
@@ -213,14 +216,14 @@ def run_networks(
     A step of the accounts costs about the same for one block and for many, so models share them.
     """
     actors: list[Actor | Exception] = []
-    for work in works:
+    for same in _by_network(works):
         try:
             with timed("weights"):
-                network = PolicyNetwork(work.spec, work.tensors, device)
+                network = PolicyNetwork(same[0].spec, same[0].tensors, device)
             with timed("inference"):
-                actors.append(network.actor(work.features, work.lanes))
+                actors += network.actors([(work.features, work.lanes) for work in same])
         except (Rejected, Unavailable, OSError) as error:
-            actors.append(error)
+            actors += [error] * len(same)
     shares = [
         (actor, work.lanes)
         for actor, work in zip(actors, works, strict=True)
@@ -233,6 +236,17 @@ def run_networks(
         actor if isinstance(actor, Exception) else list(itertools.islice(runs, len(work.lanes)))
         for actor, work in zip(actors, works, strict=True)
     ]
+
+
+def _by_network(works: Sequence[NetworkWork]) -> list[list[NetworkWork]]:
+    """Works with those that are beside them."""
+    groups: list[list[NetworkWork]] = []
+    for work in works:
+        if work.beside:
+            groups[-1].append(work)
+        else:
+            groups.append([work])
+    return groups
 
 
 def evaluate_together(
@@ -257,18 +271,23 @@ def evaluate_together(
     prepared: list[NetworkWork | Exception | None] = []
     for work in works:
         try:
-            prepared.append(_network_work(work, timed))
+            prepared.append(network_work(work, timed))
         except (Rejected, Unavailable, OSError) as error:
             prepared.append(error)
     runs = iter(run([work for work in prepared if isinstance(work, NetworkWork)], rules, device, timed))
     outcomes: list[Evaluations | Exception] = []
     for work, ready in zip(works, prepared, strict=True):
         done = next(runs) if isinstance(ready, NetworkWork) else ready
-        outcomes.append(done if isinstance(done, Exception) else _evaluations(work, done or [], rules))
+        outcomes.append(done if isinstance(done, Exception) else evaluations_of(work, done or [], rules))
     return outcomes
 
 
-def _network_work(work: ModelWork, timed: Timed) -> NetworkWork | None:
+def network_work(work: ModelWork, timed: Timed) -> NetworkWork | None:
+    """What a model's network is to be run on; None where no block can be evaluated.
+
+    Raises:
+        Rejected: features that cannot be computed, or may not be used (PromiseBroken).
+    """
     lanes = work.lanes()
     if not lanes:
         return None
@@ -277,7 +296,8 @@ def _network_work(work: ModelWork, timed: Timed) -> NetworkWork | None:
     return NetworkWork(work.model.spec, work.model.tensors, features, lanes)
 
 
-def _evaluations(work: ModelWork, runs: Sequence[BlockRun], rules: ExecutionRules) -> Evaluations:
+def evaluations_of(work: ModelWork, runs: Sequence[BlockRun], rules: ExecutionRules) -> Evaluations:
+    """A model's evaluations from the runs of its lanes, in order."""
     finished = iter(zip(runs, work.lanes(), strict=True))
     return [
         [
@@ -298,7 +318,8 @@ class _SharedActor:
 
     def act(self, step: int, lanes: Int, account: Float) -> Int:
         with self._timed("inference"):
-            if len(self._actors) == 1:
+            if lanes[-1] < self._firsts[1]:
+                # All are the first one's, as they are but for the shorter lanes beside a model.
                 return self._actors[0].act(step, lanes, account)
             # Lanes come in ascending order, so each model's are neighbours.
             bounds = np.searchsorted(lanes, self._firsts)
@@ -318,14 +339,14 @@ def market_features(model: EvaluatedModel, bars: Bars, lanes: Sequence[Lane]) ->
     evaluated, does not matter. A plug-in that is seen to look ahead on them is refused.
     """
     out = np.full((len(bars), len(model.feature_set.market_features)), np.nan, dtype=np.float32)
-    for first, stop in _reached(lanes, model.needed_before):
-        reached = bars.slice(first, stop)
-        out[first:stop] = compute_features(model.feature_set, reached)
-        require_causal(model.feature_set, reached, out[first:stop])
+    for first, stop in reached(lanes, model.needed_before):
+        stretch = bars.slice(first, stop)
+        out[first:stop] = compute_features(model.feature_set, stretch)
+        require_causal(model.feature_set, stretch, out[first:stop])
     return out
 
 
-def _reached(lanes: Sequence[Lane], needed_before: int) -> list[tuple[int, int]]:
+def reached(lanes: Sequence[Lane], needed_before: int) -> list[tuple[int, int]]:
     """Runs of bars, first and stop, that the lanes and their observations reach, in order."""
     runs: list[tuple[int, int]] = []
     for first, stop in sorted((lane.start - needed_before, lane.stop) for lane in lanes):

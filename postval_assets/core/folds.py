@@ -193,6 +193,25 @@ def cut(bars: Bars, plan: Plan, as_of: datetime, *, needed_before: int) -> PlanB
     return PlanBlocks(plan, tuple(blocks), bars_per_year)
 
 
+def cut_interval(bars: Bars, name: str, start: datetime, end: datetime, *, needed_before: int) -> PlanBlocks:
+    """The bars of an interval as one block.
+
+    Args:
+        bars: the whole history, in the model's timeframe.
+        name: of the plan that is made for it.
+        start: bars that open before it are not in the block.
+        end: bars that close after it do not exist.
+        needed_before: as in ``cut``.
+    """
+    first = int(np.searchsorted(bars.ts, to_datetime64(start), side="left"))
+    stop = int(np.searchsorted(bars.ts + bars.timeframe.delta, to_datetime64(end), side="right"))
+    stop = max(first, stop)
+    days = max((end - start).total_seconds() / 86_400, 1.0)
+    problem, reason = _problem(bars, first, stop, needed_before, None)
+    block = Block(1, first, stop, first, problem, reason)
+    return PlanBlocks(Plan(name, round(days), 1), (block,), (stop - first) / days * DAYS_PER_YEAR)
+
+
 def _problem(
     bars: Bars, start: int, stop: int, needed_before: int, short_history: str | None
 ) -> tuple[BlockProblem | None, str | None]:

@@ -46,6 +46,7 @@ class Flag(StrEnum):
     HIGH_DRAWDOWN = "HIGH_DRAWDOWN"
     UNCALIBRATED_PROXY = "UNCALIBRATED_PROXY"
     UNKNOWN_PROXY_SCALE = "UNKNOWN_PROXY_SCALE"
+    CLAIM_NOT_REPRODUCED = "CLAIM_NOT_REPRODUCED"  # never of gate(): it takes bars (claims.py)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from postval_assets.core.decision import Decision, ModelVerdict, Reason, Verdict, decide_standard
+from postval_assets.core.decision import Decision, ModelVerdict, Verdict, decide_standard
 from postval_assets.core.evidence_policy import decide_evidence
 from postval_assets.core.walk_forward import FoldOutcome, GradeLimits, WalkForwardSummary
 from postval_assets.core.walk_forward_evidence import EvidenceLimits, WalkForwardEvidence
@@ -59,7 +59,7 @@ class DecisionPolicy:
         """The decision: that of the rule, unless a model that is LIVE has lost its edge since."""
         verdict = self.rule(model, found, limits)
         if verdict.decision is Decision.LIVE and model.edge_lost is not None:
-            return Verdict(Decision.RETRAIN, (f"{Reason.EDGE_LOST}: {model.edge_lost}", *verdict.reasons))
+            return Verdict(Decision.RETRAIN, (model.edge_lost, *verdict.reasons))
         return verdict
 
 

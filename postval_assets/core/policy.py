@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from postval_assets.core.engine import Lane
 from postval_assets.core.model_spec import LayerKind, ModelSpec
-from postval_assets.core.sliding_layer import window_sums
+from postval_assets.core.sliding_layer import several_window_sums
 
 if TYPE_CHECKING:
     import torch
@@ -89,10 +89,15 @@ class PolicyNetwork:
         Returns:
             float32 tensor [bar - window + 1, unit]: row i belongs to bar i + window - 1.
         """
+        [sums] = self.first_layers([features])
+        return sums
+
+    def first_layers(self, several: Sequence[Float32]) -> list[torch.Tensor]:
+        """``first_layer`` of a series, and of shorter ones beside it for little more, summed in the same way."""
         import torch
 
-        series = torch.from_numpy(np.ascontiguousarray(features)).to(self.device)
-        return window_sums(series, self._taps, self._first_bias)
+        series = [torch.from_numpy(np.ascontiguousarray(features)).to(self.device) for features in several]
+        return several_window_sums(series, self._taps, self._first_bias)
 
     def logits_of(self, hidden: torch.Tensor, account: torch.Tensor | None = None) -> torch.Tensor:
         """The network after the sum over market features: [row, unit] to [row, action].
@@ -131,7 +136,16 @@ class PolicyNetwork:
 
     def actor(self, features: Float32, lanes: Sequence[Lane]) -> NetworkActor:
         """An actor for these lanes, whose bars are rows of ``features`` [bar, market feature]."""
-        return NetworkActor(self, features, lanes)
+        [actor] = self.actors([(features, lanes)])
+        return actor
+
+    def actors(self, parts: Sequence[tuple[Float32, Sequence[Lane]]]) -> list[NetworkActor]:
+        """An actor for lanes, and others for those over shorter series beside; arguments as in ``actor``."""
+        actors = [NetworkActor(self, features, lanes) for features, lanes in parts]
+        if self._slides:
+            for actor, hidden in zip(actors, self.first_layers([a.rows for a in actors]), strict=True):
+                actor.take_first_layer(hidden)
+        return actors
 
     @property
     def slides(self) -> bool:
@@ -155,13 +169,15 @@ class NetworkActor:
             raise ValueError("a lane starts before its first full window of finite features")
         # Bars between two lanes that neither sees may have no features; nothing of theirs may reach a sum.
         rows = slice(first_bar - window + 1, stop)
-        self._rows = np.where(usable[rows, None], features[rows], np.float32(0.0))
+        self.rows: Float32 = np.where(usable[rows, None], features[rows], np.float32(0.0))
         self._offset = first_bar
         self._actions: Int | None = None
-        if network.slides:
-            self._hidden = network.first_layer(self._rows)
-            if self._n_account == 0:
-                self._actions = self._all_actions()
+
+    def take_first_layer(self, hidden: torch.Tensor) -> None:
+        """The first layer over ``rows``, where the network slides: needed before the first action."""
+        self._hidden = hidden
+        if self._n_account == 0:
+            self._actions = self._all_actions()
 
     def _all_actions(self) -> Int:
         starts = range(0, len(self._hidden), _BATCH)
@@ -171,27 +187,31 @@ class NetworkActor:
 
     def act(self, step: int, lanes: Int, account: Float) -> Int:
         """Argmax of the logits of each lane, lowest index on ties; -1 where they are NaN or infinite."""
+        if self._actions is not None:
+            chosen: Int = self._actions[self._starts[lanes] + (step - self._offset)]
+            return chosen
+        return _choose(self.logits(step, lanes, account))
+
+    def logits(self, step: int, lanes: Int, account: Float) -> torch.Tensor:
+        """What ``act`` chooses by, [lane, action]; arguments as there."""
         import torch
 
         bars = self._starts[lanes] + (step - self._offset)
-        if self._actions is not None:
-            chosen: Int = self._actions[bars]
-            return chosen
         device = self._network.device
         seen = torch.from_numpy(account[:, : self._n_account].astype(np.float32))
         if device.type != "cpu":
             seen = seen.to(device)
         if not self._network.slides:
-            return _choose(self._network.logits_of_observations(self._observations(bars, seen)))
+            return self._network.logits_of_observations(self._observations(bars, seen))
         rows = torch.from_numpy(bars)
         hidden = self._hidden[rows if device.type == "cpu" else rows.to(device)]
-        return _choose(self._network.logits_of(hidden, seen))
+        return self._network.logits_of(hidden, seen if self._n_account else None)
 
     def _observations(self, bars: Int, account: torch.Tensor) -> torch.Tensor:
         import torch
 
         window = self._network.spec.window
-        market = np.stack([self._rows[bar : bar + window] for bar in bars])
+        market = np.stack([self.rows[bar : bar + window] for bar in bars])
         constant = account[:, None, :].expand(-1, window, -1)
         return torch.cat([torch.from_numpy(market).to(account.device), constant], dim=2).flatten(1)
 

@@ -17,6 +17,7 @@ directly.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -46,16 +47,44 @@ def window_sums(series: torch.Tensor, taps: torch.Tensor, bias: torch.Tensor | N
     Returns:
         float32 [bar - window + 1, unit]: row i belongs to the window that ends with bar i + window - 1.
     """
+    [sums] = several_window_sums([series], taps, bias)
+    return sums
+
+
+def several_window_sums(
+    several: Sequence[torch.Tensor], taps: torch.Tensor, bias: torch.Tensor | None
+) -> list[torch.Tensor]:
+    """``window_sums`` of a series, and of shorter ones beside it for little more, in the way that suits the first.
+
+    The first one's sums are, to the last bit, those that it has alone.
+    """
     import torch
 
     with torch.inference_mode():
-        if series.device.type == "cpu" and _pays(series, taps):
-            return _by_frequencies(series, taps, bias)
-        # Whole float32: on CUDA a convolution would else be rounded to the 10 bits of TF32. The flag is the process's,
-        # so models are worked on one after the other there.
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            kernel = taps.permute(2, 1, 0)
-            return torch.nn.functional.conv1d(series.T[None], kernel, bias)[0].T.contiguous()
+        by_frequencies = [False] * len(several)
+        if several[0].device.type == "cpu" and _pays(several[0], taps):
+            by_frequencies = [_is_moderate(series) for series in several]
+        frequent = [series for series, chosen in zip(several, by_frequencies, strict=True) if chosen]
+        sums = iter(_by_frequencies(frequent, taps, bias) if frequent else ())
+        return [
+            next(sums) if chosen else _directly(series, taps, bias)
+            for series, chosen in zip(several, by_frequencies, strict=True)
+        ]
+
+
+def _directly(series: torch.Tensor, taps: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    import torch
+
+    # Whole float32: on CUDA a convolution would else be rounded to the 10 bits of TF32. The flag is the process's,
+    # so models are worked on one after the other there.
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        kernel = taps.permute(2, 1, 0)
+        return torch.nn.functional.conv1d(series.T[None], kernel, bias)[0].T.contiguous()
+
+
+def _is_moderate(series: torch.Tensor) -> bool:
+    """Whether no value could leave traces in the sums of neighbouring windows."""
+    return bool(series.abs().max() <= _LARGEST_VALUE)
 
 
 def _pays(series: torch.Tensor, taps: torch.Tensor) -> bool:
@@ -71,7 +100,7 @@ def _pays(series: torch.Tensor, taps: torch.Tensor) -> bool:
     back = n_points * n_windows * n_units
     if direct < _COST_OF_FLOAT64 * (weights + products + back):
         return False
-    return bool(series.abs().max() <= _LARGEST_VALUE)
+    return _is_moderate(series)
 
 
 def _points(window: int) -> int:
@@ -98,24 +127,18 @@ def _transforms(n_points: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(forward), torch.from_numpy(np.ascontiguousarray(back.T))
 
 
-def _by_frequencies(series: torch.Tensor, taps: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+def _by_frequencies(
+    several: Sequence[torch.Tensor], taps: torch.Tensor, bias: torch.Tensor | None
+) -> list[torch.Tensor]:
+    """Each series by itself, but with weights that are taken to frequencies once."""
     import torch
 
     window, n_features, n_units = taps.shape
     n_points = _points(window)
-    step = n_points - window + 1
-    n_windows = len(series) - window + 1
-    n_blocks = -(-n_windows // step)
-    padded = torch.zeros((n_blocks * step + window - 1, n_features), dtype=torch.float64)
-    padded[: len(series)] = series
-    blocks = padded.as_strided((n_blocks, n_points, n_features), (step * n_features, n_features, 1))
     forward, back = _transforms(n_points)
     n_freq = len(forward) // 2
-    # Of block b at frequency f: x = re + i im; of the weights k. A correlation is x times the conjugate of k, whose
-    # real part is [re, im] . [k_re; k_im] and whose imaginary part [im, -re] . [k_re; k_im].
-    re, im = torch.matmul(forward, blocks).view(n_blocks, 2, n_freq, n_features).permute(1, 2, 0, 3)
-    both = torch.stack([torch.cat([re, im], 2), torch.cat([im, -re], 2)], dim=1)
-    out = torch.empty((n_windows, n_units), dtype=torch.float32)
+    blocks = [_in_blocks(series, window, n_points, forward) for series in several]
+    outs = [torch.empty((len(series) - window + 1, n_units), dtype=torch.float32) for series in several]
     for unit in range(0, n_units, _UNITS):
         units = slice(unit, min(unit + _UNITS, n_units))
         chosen = taps[:, :, units].to(torch.float64).reshape(window, -1)
@@ -125,11 +148,39 @@ def _by_frequencies(series: torch.Tensor, taps: torch.Tensor, bias: torch.Tensor
             .transpose(0, 1)
             .reshape(n_freq, 2 * n_features, -1)
         )
-        for block in range(0, n_blocks, _BLOCKS):
-            some = both[:, :, block : block + _BLOCKS].flatten(1, 2)
-            product = torch.bmm(some, weights).view(n_freq, 2, -1).transpose(0, 1).reshape(2 * n_freq, -1)
-            sums = torch.matmul(back[:step], product).view(step, -1, weights.shape[2]).transpose(0, 1)
-            first = block * step
-            rows = out[first : first + sums.shape[0] * step, units]
-            rows.copy_(sums.reshape(-1, sums.shape[2])[: len(rows)])
-    return out if bias is None else out.add_(bias)
+        for both, out in zip(blocks, outs, strict=True):
+            _multiply(both, weights, back[: n_points - window + 1], out[:, units])
+    return outs if bias is None else [out.add_(bias) for out in outs]
+
+
+def _in_blocks(series: torch.Tensor, window: int, n_points: int, forward: torch.Tensor) -> torch.Tensor:
+    """A series at frequencies, [frequency, 2, block, 2 * feature].
+
+    Of block b at frequency f: x = re + i im; of the weights k. A correlation is x times the conjugate of k, whose real
+    part is [re, im] . [k_re; k_im] and whose imaginary part [im, -re] . [k_re; k_im].
+    """
+    import torch
+
+    n_features = series.shape[1]
+    step = n_points - window + 1
+    n_blocks = -(-(len(series) - window + 1) // step)
+    n_freq = len(forward) // 2
+    padded = torch.zeros((n_blocks * step + window - 1, n_features), dtype=torch.float64)
+    padded[: len(series)] = series
+    blocks = padded.as_strided((n_blocks, n_points, n_features), (step * n_features, n_features, 1))
+    re, im = torch.matmul(forward, blocks).view(n_blocks, 2, n_freq, n_features).permute(1, 2, 0, 3)
+    return torch.stack([torch.cat([re, im], 2), torch.cat([im, -re], 2)], dim=1)
+
+
+def _multiply(both: torch.Tensor, weights: torch.Tensor, back: torch.Tensor, out: torch.Tensor) -> None:
+    """Sums of some units for all blocks of a series, into ``out`` [window, unit]."""
+    import torch
+
+    n_freq, step = len(weights), len(back)
+    for block in range(0, both.shape[2], _BLOCKS):
+        some = both[:, :, block : block + _BLOCKS].flatten(1, 2)
+        product = torch.bmm(some, weights).view(n_freq, 2, -1).transpose(0, 1).reshape(2 * n_freq, -1)
+        sums = torch.matmul(back, product).view(step, -1, weights.shape[2]).transpose(0, 1)
+        first = block * step
+        rows = out[first : first + sums.shape[0] * step]
+        rows.copy_(sums.reshape(-1, sums.shape[2])[: len(rows)])

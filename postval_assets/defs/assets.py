@@ -7,6 +7,7 @@ import dagster as dg
 
 from postval_assets.pipeline.archives import verify_archive
 from postval_assets.pipeline.bar_checks import check_bars
+from postval_assets.pipeline.challenging import compare_champions
 from postval_assets.pipeline.deciding import decide_models
 from postval_assets.pipeline.evaluation import evaluate_backtests, evaluate_folds
 from postval_assets.pipeline.evidencing import weigh_archive
@@ -14,7 +15,9 @@ from postval_assets.pipeline.extraction import extract_models
 from postval_assets.pipeline.fold_jobs import selections_of
 from postval_assets.pipeline.gate import gate_models
 from postval_assets.pipeline.loading import load_bars
+from postval_assets.pipeline.reproducing import reproduce_claims
 from postval_assets.pipeline.summarizing import summarize_folds
+from postval_assets.pipeline.watching import watch_deployed
 
 from .catalogue import (
     FOLD_BACKFILL,
@@ -209,6 +212,31 @@ def fold_results(context: dg.AssetExecutionContext, platform: PlatformResource) 
 
 @symbol_asset(
     partitions_def=symbol_partitions,
+    deps=[gating_scores, bars],
+    group_name=EVALUATION,
+    kinds={"python", "duckdb", "pytorch"},
+    check_specs=[
+        dg.AssetCheckSpec(
+            "claims_are_reproduced",
+            asset="claim_reproductions",
+            description="No model does clearly worse on stored bars of its training window than its summary claims.",
+        )
+    ],
+    description=(
+        "One row a model: its claimed metrics beside what it does on the newest stored bars of its training window. A "
+        "large disagreement is a flag on the gate (CLAIM_NOT_REPRODUCED); it changes no class and no decision."
+    ),
+)
+def claim_reproductions(
+    context: dg.AssetExecutionContext, platform: PlatformResource
+) -> dg.MaterializeResult:
+    scope = platform.scope(context, context.partition_keys)
+    report = run_stage(lambda: reproduce_claims(platform.platform, scope.archives, run_id=scope.run_id))
+    return report_stage(context, platform.platform, "claim_reproductions", report, "claims_are_reproduced")
+
+
+@symbol_asset(
+    partitions_def=symbol_partitions,
     deps=[
         walk_forward_evaluations,
         dg.AssetDep(fold_results, partition_mapping=SYMBOL_OF_FOLD),
@@ -230,7 +258,58 @@ def walk_forward_summaries(
 
 @symbol_asset(
     partitions_def=symbol_partitions,
-    deps=[walk_forward_summaries, gating_scores],
+    deps=[
+        walk_forward_evaluations,
+        dg.AssetDep(fold_results, partition_mapping=SYMBOL_OF_FOLD),
+    ],
+    group_name=DECISION,
+    kinds={"python", "duckdb", "pytorch"},
+    description=(
+        "One row a model, plan and as_of, where an earlier archive has a model of the symbol: both on the same bars, "
+        "which is better, and whether the difference is more than luck."
+    ),
+)
+def champion_comparisons(
+    context: dg.AssetExecutionContext, platform: PlatformResource
+) -> dg.MaterializeResult:
+    scope = platform.scope(context, context.partition_keys)
+    report = run_stage(
+        lambda: compare_champions(platform.platform, scope.archives, run_id=scope.run_id, as_of=scope.as_of)
+    )
+    return report_stage(context, platform.platform, "champion_comparisons", report)
+
+
+@symbol_asset(
+    partitions_def=symbol_partitions,
+    deps=[bars, walk_forward_evaluations],
+    group_name=DECISION,
+    kinds={"python", "duckdb", "pytorch"},
+    check_specs=[
+        dg.AssetCheckSpec(
+            "edges_hold",
+            asset="deployment_watches",
+            description="No model that went LIVE has lost its edge since then, and every one could be watched.",
+        )
+    ],
+    description=(
+        "One row a model and plan that went LIVE: its returns since then against what its folds promised, by a "
+        "sequential test. An alarm turns LIVE into RETRAIN. No row where nothing ever was LIVE."
+    ),
+)
+def deployment_watches(context: dg.AssetExecutionContext, platform: PlatformResource) -> dg.MaterializeResult:
+    scope = platform.scope(context, context.partition_keys)
+    report = run_stage(
+        lambda: watch_deployed(platform.platform, scope.archives, run_id=scope.run_id, now=scope.as_of)
+    )
+    return report_stage(context, platform.platform, "deployment_watches", report, "edges_hold")
+
+
+@symbol_asset(
+    partitions_def=symbol_partitions,
+    deps=[
+        *(walk_forward_summaries, champion_comparisons, gating_scores),
+        *(claim_reproductions, deployment_watches),
+    ],
     group_name=DECISION,
     description=(
         "One row a model, plan, as_of, policy and run: LIVE, PAPER, RETRAIN or DROP, every reason that applied, and "
@@ -275,7 +354,10 @@ ASSETS = [
     backtest_results,
     walk_forward_evaluations,
     fold_results,
+    claim_reproductions,
     walk_forward_summaries,
+    champion_comparisons,
+    deployment_watches,
     deployment_decisions,
     archive_evidence,
 ]

@@ -12,7 +12,10 @@ from .assets import (
     archive_evidence,
     backtest_results,
     bars,
+    champion_comparisons,
+    claim_reproductions,
     deployment_decisions,
+    deployment_watches,
     extracted_models,
     gating_scores,
     walk_forward_evaluations,
@@ -31,7 +34,10 @@ archive_job = dg.define_asset_job(
         bars,
         backtest_results,
         walk_forward_evaluations,
+        claim_reproductions,
         walk_forward_summaries,
+        champion_comparisons,
+        deployment_watches,
         deployment_decisions,
     ),
     description="Everything that an arriving archive needs, for a range of its symbols.",
@@ -46,17 +52,33 @@ bars_job = dg.define_asset_job(
 evaluation_job = dg.define_asset_job(
     "evaluation_job",
     selection=dg.AssetSelection.assets(
-        bars, backtest_results, walk_forward_evaluations, walk_forward_summaries, deployment_decisions
+        bars,
+        backtest_results,
+        walk_forward_evaluations,
+        claim_reproductions,
+        walk_forward_summaries,
+        champion_comparisons,
+        deployment_watches,
+        deployment_decisions,
     ),
     description=(
-        "Folds of further plans or newer bars for known models, their 30-day backtest, and the decisions that follow."
+        "Folds of further plans or newer bars for known models, their 30-day backtest, their claims against training "
+        "bars, and the decisions that follow."
     ),
 )
 
 decision_job = dg.define_asset_job(
     "decision_job",
-    selection=dg.AssetSelection.assets(walk_forward_summaries, deployment_decisions),
-    description="Summaries and decisions again, after folds were backfilled.",
+    selection=dg.AssetSelection.assets(
+        walk_forward_summaries, champion_comparisons, deployment_watches, deployment_decisions
+    ),
+    description="Summaries, comparisons and decisions again, after folds were backfilled.",
+)
+
+watch_job = dg.define_asset_job(
+    "watch_job",
+    selection=dg.AssetSelection.assets(deployment_watches, deployment_decisions),
+    description="Models that went LIVE against the bars since then, and the decisions that follow.",
 )
 
 evidence_job = dg.define_asset_job(
@@ -65,7 +87,7 @@ evidence_job = dg.define_asset_job(
     description="The evidence of one archive, once all its models are decided.",
 )
 
-JOBS = [archive_job, bars_job, evaluation_job, decision_job, evidence_job]
+JOBS = [archive_job, bars_job, evaluation_job, decision_job, watch_job, evidence_job]
 
 
 def range_tags(

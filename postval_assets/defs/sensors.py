@@ -15,9 +15,10 @@ from postval_assets.pipeline.evidencing import archives_to_weigh, weighed_archiv
 from postval_assets.pipeline.platform import Platform
 from postval_assets.pipeline.reception import Reception, receive
 from postval_assets.pipeline.summarizing import stale_summaries
+from postval_assets.pipeline.watched import watches_due
 
 from .catalogue import archive_materialization
-from .jobs import archive_job, decision_job, evidence_job, range_tags
+from .jobs import archive_job, decision_job, evidence_job, range_tags, watch_job
 from .partitions import ARCHIVE, SYMBOL, archive_partitions, symbol_partitions
 from .resources import ARCHIVE_TAG, SHA_TAG, PlatformResource
 from .run_records import FINISHED, UNFINISHED, fail_orphans, runs
@@ -113,12 +114,13 @@ def run_requests(delivery: Delivery, ordered: list[str], most: int) -> list[dg.R
 
 @dg.sensor(
     name="queue_sensor",
-    jobs=[decision_job, evidence_job],
+    jobs=[decision_job, watch_job, evidence_job],
     minimum_interval_seconds=INTERVAL_SECONDS,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description=(
         "When the queue of runs is empty: decides again where folds are newer than their summary (after a backfill), "
-        "weighs the evidence of decided archives, then publishes the database for people."
+        "watches LIVE models where there are newer bars, weighs the evidence of decided archives, then publishes the "
+        "database for people."
     ),
 )
 def queue_sensor(
@@ -152,18 +154,25 @@ def queue_sensor(
 
 
 def follow_up_requests(instance: dg.DagsterInstance, platform: PlatformResource) -> list[dg.RunRequest]:
-    """Runs that bring summaries, decisions and evidence up to their folds, keyed by the folds' state."""
+    """Runs that bring what follows from folds and bars up to them, keyed by the state of these.
+
+    Summaries and decisions are up to their folds, watches of LIVE models to the bars, evidence to its folds.
+    """
     ordered = instance.get_dynamic_partitions(SYMBOL)
-    requests = []
-    for stale in stale_summaries(platform.platform):
-        known = [s for s in stale.symbols if s in set(ordered)]
-        tags = {ARCHIVE_TAG: stale.archive_id}
-        for block, run_tags in enumerate(range_tags(known, ordered, platform.settings.symbols_per_run, tags)):
-            key = f"{stale.archive_id}:{stale.state}:{block}"
-            requests.append(dg.RunRequest(run_key=key, job_name=decision_job.name, tags=run_tags))
-    if requests:
-        return requests
-    # Decisions first: evidence is weighed over archives that are decided as they stand.
+    most = platform.settings.symbols_per_run
+    # One kind after the other: LIVE is what is decided as folds stand, and so is what evidence is weighed over.
+    for job, found in ((decision_job, stale_summaries), (watch_job, watches_due)):
+        requests = [
+            dg.RunRequest(run_key=f"{due.archive_id}:{due.state}:{block}", job_name=job.name, tags=run_tags)
+            for due in found(platform.platform)
+            for block, run_tags in enumerate(
+                range_tags(
+                    [s for s in due.symbols if s in ordered], ordered, most, {ARCHIVE_TAG: due.archive_id}
+                )
+            )
+        ]
+        if requests:
+            return requests
     return [
         dg.RunRequest(
             run_key=f"{archive_id}:{state}:evidence",

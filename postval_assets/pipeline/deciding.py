@@ -27,12 +27,14 @@ from postval_assets.pipeline.decision_rows import (
     named_inputs,
 )
 from postval_assets.pipeline.fold_jobs import why_not_evaluated
-from postval_assets.pipeline.instants import WANTED, ModelKey, model_key, wanted
+from postval_assets.pipeline.instants import WANTED, ModelKey, PlanKey, model_key, plan_key, wanted
 from postval_assets.pipeline.market import ModelBars
+from postval_assets.pipeline.notes import champion_notes, claim_notes
 from postval_assets.pipeline.platform import Platform, StageReport, SymbolReport
 from postval_assets.pipeline.recording import Content, decision_contents, execution_content, keep
 from postval_assets.pipeline.stopwatch import timed_stage
 from postval_assets.pipeline.summarizing import PlanFolds, StoredEvidence, stored_evidence, stored_folds
+from postval_assets.pipeline.watched import edges_lost
 
 _COLUMNS = """
 SELECT m.archive_id, m.symbol, m.timeframe, m.status, m.reason, m.model_sha256, m.model_version, m.feature_set,
@@ -104,7 +106,7 @@ def decide_models(
         as_of: the newest evaluation up to then is meant; default the newest of all.
     """
     models = platform.warehouse.rows(_MODELS, wanted(archives))
-    made = _decisions(platform, models, stored_folds(platform, archives, until=as_of), as_of)
+    made = _decisions(platform, models, stored_folds(platform, archives, until=as_of), archives, as_of)
     _append(platform, [one for _, _, new in made for one in new], run_id)
     for archive_id in sorted(set(archives.values())):
         finish_archive(platform, archive_id, run_id=run_id)
@@ -131,7 +133,7 @@ def _said(new: Sequence[_Made]) -> list[str]:
 def finish_archive(platform: Platform, archive_id: str, *, run_id: str) -> bool:
     """Decide what belongs to no symbol's partition, and mark the archive COMPLETE where all is decided."""
     models = platform.warehouse.rows(_UNADDRESSED, (archive_id,))
-    made = _decisions(platform, models, {}, None)
+    made = _decisions(platform, models, {}, {}, None)
     _append(platform, [one for _, _, new in made for one in new], run_id)
     return complete_archive(platform, archive_id, run_id=run_id)
 
@@ -148,6 +150,7 @@ def _decisions(
     platform: Platform,
     models: Sequence[Row],
     folds: Mapping[ModelKey, Sequence[PlanFolds]],
+    archives: Mapping[str, str],
     as_of: datetime | None,
 ) -> list[tuple[Row, int, list[_Made]]]:
     """For each model how many decisions it has, and those that are to be written."""
@@ -166,6 +169,9 @@ def _decisions(
         bars=bars,
         verdicts=verdicts,
         evidence=stored_evidence(platform, [f for plans in folds.values() for f in plans]),
+        claims=claim_notes(platform, archives),
+        champions=champion_notes(platform, archives, until=as_of),
+        edges_lost=edges_lost(platform, archives),
         contents=decision_contents(platform.settings),
     )
     return [
@@ -183,6 +189,9 @@ class _Findings:
         bars: of their symbols.
         verdicts: what the checks say of these.
         evidence: by the keys of a plan's folds.
+        claims: models that disagree with what training claims of them, by model.
+        champions: how models compare with the ones before them, by the keys of a plan's folds.
+        edges_lost: models that have lost their edge since they went LIVE, by model and plan.
         contents: of what is in force.
     """
 
@@ -190,7 +199,24 @@ class _Findings:
     bars: ModelBars
     verdicts: BarVerdicts
     evidence: Mapping[tuple[object, ...], StoredEvidence]
+    claims: Mapping[ModelKey, str]
+    champions: Mapping[PlanKey, str]
+    edges_lost: Mapping[tuple[str, str, str, str], str]
     contents: Sequence[Content]
+
+    def notes(self, folds: PlanFolds) -> tuple[str, ...]:
+        """Reasons that are shown with a decision and decide nothing."""
+        of_model = model_key(folds.keys)
+        found = (self.claims.get(of_model), self.champions.get(plan_key(folds.keys)))
+        return tuple(note for note in found if note is not None)
+
+    def edge_lost(self, folds: PlanFolds) -> str | None:
+        """Why the model may no longer be LIVE; what it earned since is not about an earlier evaluation."""
+        return (
+            self.edges_lost.get((*model_key(folds.keys), str(folds.keys["plan"])))
+            if folds.is_newest
+            else None
+        )
 
 
 def _of_model(
@@ -211,12 +237,14 @@ def _of_model(
     for plan, folds in _plans(platform, evaluated):
         at = folds.keys["as_of"] if folds is not None else None
         verdict, checked = unseen, None
-        if isinstance(at, datetime):
+        if folds is not None and isinstance(at, datetime):
             of = (symbol, Timeframe(model["timeframe"]), at)
             verdict = model_verdict(
                 model,
                 bar_warnings=found.verdicts.warnings(*of),
                 bar_errors=found.verdicts.errors(*of),
+                notes=found.notes(folds),
+                edge_lost=found.edge_lost(folds),
             )
             checked = found.verdicts.checked(*of)
         evidence = found.evidence.get(tuple(folds.keys.values())) if folds is not None else None

@@ -1,15 +1,14 @@
 """Stages ``walk_forward_evaluations``, ``fold_results`` and ``backtest_results``: models over blocks of bars.
 
-Here: which models and folds are computed, and which are current. Not here: the computation (core.evaluation), the
-rows (fold_rows.py), or what follows from the folds (summarizing.py, deciding.py).
+Here: which models and folds are computed, and which are current. Not here: the computation (core.evaluation; over all
+cores: lockstep.py), the rows (fold_rows.py), or what follows from the folds (summarizing.py, deciding.py).
 """
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -19,37 +18,40 @@ import pandas as pd
 from postval_assets.core.evaluation import FoldEvaluation, code_version
 from postval_assets.core.failures import Rejected, Unavailable
 from postval_assets.core.folds import BACKTEST, PlanBlocks
+from postval_assets.core.policy_causality import Checked, PolicyCausality
 from postval_assets.core.walk_forward import COMPUTED
-from postval_assets.io.warehouse import Change, Replace
+from postval_assets.io.warehouse import Change, Replace, Update
 from postval_assets.pipeline.bar_checks import BarVerdicts
 from postval_assets.pipeline.fold_jobs import (
     FoldJob,
     FoldSelection,
     StoredFold,
-    compute,
+    compute_tested,
     fold_job,
     models_to_evaluate,
     stored_folds,
+    untested,
 )
 from postval_assets.pipeline.fold_rows import curve_frame, fold_row, trip_rows
 from postval_assets.pipeline.instants import model_key, newest_instants
+from postval_assets.pipeline.lockstep import run_jobs
+from postval_assets.pipeline.looking_ahead import (
+    Findings,
+    causality_row,
+    is_news,
+    rejection,
+    stored_findings,
+)
 from postval_assets.pipeline.market import ModelBars
-from postval_assets.pipeline.network_processes import WORTH_IT_FROM, NetworkProcesses
 from postval_assets.pipeline.platform import Platform, StageReport, SymbolReport
 from postval_assets.pipeline.progress import Progress
 from postval_assets.pipeline.recording import execution_content, keep
 from postval_assets.pipeline.stopwatch import timed_stage
 from postval_assets.pipeline.stored_weights import require_readable, require_whole
-from postval_assets.pipeline.workers import in_order, torch_threads, workers_for
 
 log = logging.getLogger("postval.evaluation")
 
 _Rows = pd.DataFrame | Sequence[Mapping[str, object]]
-
-# Models that a worker evaluates in lockstep share the steps of the accounts; but at each step the later layers of all
-# of them pass through the core's cache, and what does not fit there together is faster one after the other.
-_MODELS_IN_LOCKSTEP = 8
-_LOCKSTEP_BYTES = 2**20
 
 # Rows of equity curves kept back before they are written: bounds memory, and keeps transactions few.
 _ROWS_PER_WRITE = 100_000
@@ -118,6 +120,9 @@ class _Stage:
         # By table: keys of what is replaced, and the rows that come in its place.
         self.pending: dict[str, tuple[list[dict[str, object]], list[_Rows]]] = {}
         self.pending_rows = 0
+        # Written with them: models that are not OK any more.
+        self.rejections: list[Update] = []
+        self.findings: Findings = {}
         self.folds: dict[tuple[str, str], list[str]] = {}
         self.counts: dict[str, list[int]] = {}
         self.problems: dict[str, list[str]] = {}
@@ -136,6 +141,7 @@ class _Stage:
         symbols = list(dict.fromkeys(str(m["symbol"]) for m in models))
         bars = ModelBars(self.platform, symbols)
         verdicts = BarVerdicts.stored(self.platform, bars, symbols)
+        self.findings = stored_findings(self.platform, archives)
         progress = Progress(log, self.table, total=len(models))
         for symbol in archives:
             self.counts[symbol], self.problems[symbol] = [0, 0], []
@@ -162,23 +168,15 @@ class _Stage:
                     told.append(job)
                 yield from told
 
-        n_workers = workers_for(self.platform.settings.workers, len(models))
-        most = max(1, min(_MODELS_IN_LOCKSTEP, len(models) // n_workers))
-        n_processes = n_workers if len(models) >= WORTH_IT_FROM else 1
-        with (
-            NetworkProcesses(n_processes, self.platform.stopwatch) as processes,
-            torch_threads(n_workers) as divide,
-        ):
-            work = functools.partial(compute, self.platform, processes.run, divide)
-            for together, finished in in_order(_lockstep(jobs(), most), work, n_workers):
-                for job, outcome in zip(together, finished.result(), strict=True):
-                    with self._told(job.keys, progress) as told:
-                        if isinstance(outcome, Exception):
-                            raise outcome
-                        self._add(job, outcome)
-                        told.append(job)
-                    if told:
-                        progress.step(job.name)
+        # A backtest is not tested: the folds of the same model are.
+        work = compute_tested if self.table == "fold_results" else untested
+        with closing(run_jobs(self.platform, jobs(), len(models), work)) as done:
+            for job, outcome in done:
+                with self._told(job.keys, progress) as told:
+                    self._take(job, outcome)
+                    told.append(job)
+                if told:
+                    progress.step(job.name)
         self._flush()
         if self.unavailable:
             raise Unavailable(
@@ -214,6 +212,16 @@ class _Stage:
             ),
         )
 
+    def _take(self, job: FoldJob, outcome: Checked) -> None:
+        """Keep back what came of a model, and write what has gathered."""
+        if isinstance(outcome.evaluations, Exception):
+            raise outcome.evaluations
+        self._add(job, outcome.evaluations)
+        if outcome.causality is not None:
+            self._note(job, outcome.causality)
+        if self.pending_rows >= _ROWS_PER_WRITE:
+            self._flush()
+
     def _add(self, job: FoldJob, results: Sequence[Sequence[FoldEvaluation]]) -> None:
         """Keep a model's rows back for the next write."""
         symbol = str(job.keys["symbol"])
@@ -235,8 +243,15 @@ class _Stage:
                     )
             if evaluations:
                 self._add_rows(job, plan_blocks, evaluations)
-        if self.pending_rows >= _ROWS_PER_WRITE:
-            self._flush()
+
+    def _note(self, job: FoldJob, found: PolicyCausality) -> None:
+        """Keep back what was found of a model, and its rejection where it looks ahead."""
+        row = causality_row(job.keys, job.model, found)
+        if is_news(row, self.findings.get(model_key(job.keys), ())):
+            self._replace("policy_causality", [job.keys], [row])
+        if found.looks_ahead:
+            log.warning("%s is rejected: %s", job.name, found.reason)
+            self.rejections.append(rejection(job.keys, job.model, found.reason))
 
     def _add_rows(self, job: FoldJob, plan_blocks: PlanBlocks, evaluations: Sequence[FoldEvaluation]) -> None:
         digests = {
@@ -277,25 +292,11 @@ class _Stage:
         if changes and not self.kept_settings:
             changes += keep(self.platform, [execution_content(self.platform.settings)])
             self.kept_settings = True
+        changes += self.rejections
         if changes:
             with self.platform.stopwatch.part("writing"):
                 self.platform.warehouse.write(changes, run_id=self.run_id, now=self.platform.now())
-        self.pending, self.pending_rows = {}, 0
-
-
-def _lockstep(jobs: Iterator[FoldJob], most: int) -> Iterator[list[FoldJob]]:
-    """Jobs in the groups that are evaluated together."""
-    group: list[FoldJob] = []
-    n_bytes = 0
-    for job in jobs:
-        size = 4 * sum(layer.n_in * layer.n_out for layer in job.model.spec.layers[1:] if layer.weight_key)
-        if group and (len(group) == most or n_bytes + size > _LOCKSTEP_BYTES):
-            yield group
-            group, n_bytes = [], 0
-        group.append(job)
-        n_bytes += size
-    if group:
-        yield group
+        self.pending, self.pending_rows, self.rejections = {}, 0, []
 
 
 def _joined(rows: Sequence[_Rows]) -> _Rows:

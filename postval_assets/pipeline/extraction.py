@@ -25,6 +25,7 @@ from postval_assets.io.archive_file import ArchiveFile, Damaged, open_archive
 from postval_assets.io.model_store import LostWeights
 from postval_assets.io.warehouse import Change, Replace, Update
 from postval_assets.pipeline.archives import ListedModel, archive_limits, archive_row, list_models, relative
+from postval_assets.pipeline.looking_ahead import as_found, stored_findings
 from postval_assets.pipeline.platform import Platform, StageReport, SymbolReport
 from postval_assets.pipeline.removals import Kind, why_removed
 from postval_assets.pipeline.scratch import clear_left_over, scratch_folder
@@ -122,11 +123,12 @@ def extract_models(platform: Platform, archives: Mapping[str, str], *, run_id: s
 
 @dataclass(frozen=True)
 class _Wanted:
-    """A model of the archive, with the row that the warehouse has of it."""
+    """A model of the archive, with the row that the warehouse has of it, and what evaluations have found of it."""
 
     listed: ListedModel
     stored: Row | None
     is_current: bool
+    findings: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,10 +147,13 @@ class _Source:
             (self.archive_id, sorted({m.symbol for m in models})),
         )
         stored = {(r["symbol"], r["timeframe"]): r for r in found}
+        findings = stored_findings(self.platform, {m.symbol: self.archive_id for m in models})
         wanted = []
         for model in models:
             row = stored.get((model.symbol, model.timeframe))
-            wanted.append(_Wanted(model, row, row is not None and self._is_current(model, row)))
+            is_current = row is not None and self._is_current(model, row)
+            about = findings.get((self.archive_id, model.symbol, model.timeframe), ())
+            wanted.append(_Wanted(model, row, is_current, about))
         return wanted
 
     def row_of(self, model: _Wanted, prepare: Callable[[], None]) -> Row:
@@ -159,9 +164,10 @@ class _Source:
             prepare: called before torch is used.
         """
         if model.stored is not None and model.is_current:
-            return model.stored
+            return as_found(model.stored, model.findings)
         prepare()
-        return model_row(self.platform, self.archive_id, self.sha256, self.archive, model.listed)
+        row = model_row(self.platform, self.archive_id, self.sha256, self.archive, model.listed)
+        return as_found(row, model.findings)
 
     def _is_current(self, model: ListedModel, stored: Mapping[str, Any]) -> bool:
         """Whether reading the model again would give the stored row and a weights file that is there."""

@@ -7,7 +7,7 @@ it (evaluation.py), or how a block is evaluated (core.evaluation).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -24,12 +24,20 @@ from postval_assets.core.evaluation import (
     evaluate_together,
     fold_inputs,
     not_evaluated,
+    run_networks,
 )
 from postval_assets.core.failures import Rejected
 from postval_assets.core.features.causality import PromiseBroken
 from postval_assets.core.features.feature_set import FeatureSet
 from postval_assets.core.folds import BACKTEST, Plan, PlanBlocks, TrainingWindow, cut, newest_close
 from postval_assets.core.instruments import Timeframe
+from postval_assets.core.policy_causality import (
+    Checked,
+    evaluate_tested,
+    joined,
+    look_ahead_reason,
+    not_checked,
+)
 from postval_assets.core.walk_forward import FoldStatus
 from postval_assets.pipeline.bar_checks import BarVerdicts
 from postval_assets.pipeline.instants import WANTED, Instant, ModelKey, model_key, wanted
@@ -171,16 +179,7 @@ def fold_job(
     with platform.stopwatch.part("bars"):
         bars = stored_bars.read(symbol, timeframe, until=as_of or stored)
     at = newest_close(bars, as_of or platform.now()) if as_of or stored is None else stored
-    spec, tensors = platform.models.open(row["model_sha256"])
-    model = EvaluatedModel(
-        model_sha256=row["model_sha256"],
-        spec=spec,
-        tensors=tensors,
-        feature_set=_feature_set(platform, row["feature_set"]),
-        training=TrainingWindow(
-            row["train_start"] or row["archive_train_start"], row["train_end"] or row["archive_train_end"]
-        ),
-    )
+    model = evaluated_model(platform, row)
     keys = {"archive_id": row["archive_id"], "symbol": symbol, "timeframe": timeframe.value, "as_of": at}
     settings_digest = platform.settings.evaluation_digest()
     cuts = tuple(cut(bars, s.plan, at, needed_before=model.needed_before) for s in selections)
@@ -206,6 +205,30 @@ def fold_job(
     )
 
 
+def evaluated_model(platform: Platform, row: Mapping[str, Any]) -> EvaluatedModel:
+    """A model with weights that are read when they are needed.
+
+    Args:
+        platform: stores and feature sets.
+        row: model_sha256, feature_set, train_start, train_end, and archive_train_start and archive_train_end, which
+            count where the model itself says nothing.
+
+    Raises:
+        Rejected: its feature set is not there, or the weights are damaged.
+        Unavailable: the store of weights does not answer.
+    """
+    spec, tensors = platform.models.open(row["model_sha256"])
+    return EvaluatedModel(
+        model_sha256=row["model_sha256"],
+        spec=spec,
+        tensors=tensors,
+        feature_set=_feature_set(platform, row["feature_set"]),
+        training=TrainingWindow(
+            row["train_start"] or row["archive_train_start"], row["train_end"] or row["archive_train_end"]
+        ),
+    )
+
+
 def compute(
     platform: Platform, run: RunNetworks, prepare: Callable[[], None], jobs: Sequence[FoldJob]
 ) -> list[Evaluations | Exception]:
@@ -220,62 +243,104 @@ def compute(
     Returns:
         For each job its evaluations by plan, or the error that kept the model from being evaluated.
     """
-    works = [ModelWork(j.model, j.bars, list(zip(j.cuts, j.stale, strict=True))) for j in jobs]
-    going = [work for job, work in zip(jobs, works, strict=True) if job.stopped is None]
-    settings = platform.settings
-    if not any(blocks for work in going for _, blocks in work.plans):
-        # All of it is current: nobody has to wait for torch.
-        outcomes: Iterator[Evaluations | Exception] = iter([[[] for _ in work.plans] for work in going])
-    else:
-        prepare()
-        outcomes = iter(
-            evaluate_together(
-                going, settings.execution_rules, platform.device(), platform.stopwatch.part, run
-            )
-        )
-    return [
-        _refused_all(work, job.stopped)
-        if job.stopped is not None
-        else _after_refusal(platform, work, next(outcomes))
-        for job, work in zip(jobs, works, strict=True)
-    ]
+    return [done.evaluations for done in _Computer(platform, run, tests=False).done(prepare, jobs)]
 
 
-def _after_refusal(
-    platform: Platform, work: ModelWork, outcome: Evaluations | Exception
-) -> Evaluations | Exception:
-    """Where blocks together are refused for the bars, each plan alone, then each block alone."""
-    if isinstance(outcome, PromiseBroken):
-        # It lies in the set, not in a block: that some block does not show it makes that one no better.
-        return _refused_all(work, str(outcome))
-    if not isinstance(outcome, Rejected):
-        return outcome
-    if sum(len(blocks) for _, blocks in work.plans) == 1:
-        return _refused_all(work, str(outcome))
-    if len(work.plans) > 1:
-        parts = [dataclasses.replace(work, plans=[part]) for part in work.plans]
-        return _joined([_alone(platform, part) for part in parts])
-    [(plan, blocks)] = work.plans
-    each = [dataclasses.replace(work, plans=[(plan, [inputs])]) for inputs in blocks]
-    joined = _joined([_alone(platform, part) for part in each])
-    return joined if isinstance(joined, Exception) else [[fold for [fold] in joined]]
+def untested(
+    platform: Platform, run: RunNetworks, prepare: Callable[[], None], jobs: Sequence[FoldJob]
+) -> list[Checked]:
+    """``compute``, in the form of ``compute_tested``."""
+    return _Computer(platform, run, tests=False).done(prepare, jobs)
 
 
-def _alone(platform: Platform, work: ModelWork) -> Evaluations | Exception:
-    settings = platform.settings
-    [outcome] = evaluate_together(
-        [work], settings.execution_rules, platform.device(), platform.stopwatch.part
-    )
-    return _after_refusal(platform, work, outcome)
+def compute_tested(
+    platform: Platform, run: RunNetworks, prepare: Callable[[], None], jobs: Sequence[FoldJob]
+) -> list[Checked]:
+    """``compute``, and whether each model looks ahead; one that does has none of its wanted blocks evaluated."""
+    return _Computer(platform, run, tests=True).done(prepare, jobs)
 
 
-def _joined(parts: Sequence[Evaluations | Exception]) -> Evaluations | Exception:
-    joined: Evaluations = []
+@dataclass(frozen=True, eq=False)
+class _Computer:
+    """How models are evaluated: on this platform, with networks run so, tested for looking ahead or not."""
+
+    platform: Platform
+    run: RunNetworks
+    tests: bool
+
+    def done(self, prepare: Callable[[], None], jobs: Sequence[FoldJob]) -> list[Checked]:
+        works = [ModelWork(j.model, j.bars, list(zip(j.cuts, j.stale, strict=True))) for j in jobs]
+        going = [work for job, work in zip(jobs, works, strict=True) if job.stopped is None]
+        if not any(blocks for work in going for _, blocks in work.plans):
+            # All of it is current: nobody has to wait for torch.
+            outcomes = iter([Checked([[] for _ in work.plans], None) for work in going])
+        else:
+            prepare()
+            outcomes = iter(self._evaluated(going))
+        return [
+            _stopped(work, job.stopped)
+            if job.stopped is not None
+            else _all_refused_that_looks_ahead(job, self._after_refusal(work, next(outcomes)))
+            for job, work in zip(jobs, works, strict=True)
+        ]
+
+    def _evaluated(self, works: Sequence[ModelWork], run: RunNetworks | None = None) -> list[Checked]:
+        platform = self.platform
+        rules, device = platform.settings.execution_rules, platform.device()
+        timed, run = platform.stopwatch.part, run or self.run
+        if self.tests:
+            return evaluate_tested(works, rules, device, timed, run)
+        return [Checked(outcome, None) for outcome in evaluate_together(works, rules, device, timed, run)]
+
+    def _after_refusal(self, work: ModelWork, done: Checked) -> Checked:
+        """Where blocks together are refused for the bars, each plan alone, then each block alone."""
+        refusal = done.evaluations
+        if isinstance(refusal, PromiseBroken):
+            # It lies in the set, not in a block: that some block does not show it makes that one no better.
+            reason = str(refusal)
+            if refusal.look_ahead is not None:
+                reason = look_ahead_reason(work.model.feature_set.name, refusal.look_ahead)
+            return Checked(_refused_all(work, reason), done.causality)
+        if not isinstance(refusal, Rejected):
+            return done
+        if sum(len(blocks) for _, blocks in work.plans) == 1:
+            return Checked(_refused_all(work, str(refusal)), done.causality)
+        if len(work.plans) > 1:
+            return _joined([self._alone(dataclasses.replace(work, plans=[part])) for part in work.plans])
+        [(plan, blocks)] = work.plans
+        each = [dataclasses.replace(work, plans=[(plan, [inputs])]) for inputs in blocks]
+        together = _joined([self._alone(part) for part in each])
+        if isinstance(together.evaluations, Exception):
+            return together
+        return Checked([[fold for [fold] in together.evaluations]], together.causality)
+
+    def _alone(self, work: ModelWork) -> Checked:
+        [done] = self._evaluated([work], run_networks)
+        return self._after_refusal(work, done)
+
+
+def _joined(parts: Sequence[Checked]) -> Checked:
+    """Parts of one model's work: its evaluations one after the other, or the first error."""
+    together: Evaluations = []
     for part in parts:
-        if isinstance(part, Exception):
+        if isinstance(part.evaluations, Exception):
             return part
-        joined += part
-    return joined
+        together += part.evaluations
+    return Checked(together, joined([part.causality for part in parts]))
+
+
+def _stopped(work: ModelWork, reason: str) -> Checked:
+    refused = _refused_all(work, reason)
+    return Checked(refused, not_checked(work, reason) if any(refused) else None)
+
+
+def _all_refused_that_looks_ahead(job: FoldJob, done: Checked) -> Checked:
+    """Where a model looks ahead, its wanted blocks that were current are refused as well."""
+    found = done.causality
+    if found is None or not found.looks_ahead:
+        return done
+    work = ModelWork(job.model, job.bars, list(zip(job.cuts, job.wanted, strict=True)))
+    return Checked(_refused_all(work, str(found.reason)), found)
 
 
 def _refused_all(work: ModelWork, reason: str) -> Evaluations:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from postval_assets.core.evaluation import digest_of
-from postval_assets.core.gating import Thresholds, gate
+from postval_assets.core.gating import Classification, Flag, Thresholds, gate
 from postval_assets.core.summary import TrainingSummary
 from postval_assets.io.warehouse import Replace
 from postval_assets.pipeline.instants import WANTED, wanted
@@ -20,11 +20,15 @@ from postval_assets.pipeline.stopwatch import timed_stage
 
 _MODELS = f"""
 SELECT m.archive_id, m.symbol, m.timeframe, c.fitness_history, c.profit_factor_history, c.consistency_history,
-       c.max_drawdown_history, c.symbol IS NULL AS unclaimed, c.problem, a.reward_scale, a.validation_interval
+       c.max_drawdown_history, c.symbol IS NULL AS unclaimed, c.problem, a.reward_scale, a.validation_interval,
+       r.status IS NOT DISTINCT FROM 'DISAGREES' AS disagrees
 FROM extracted_models m
 JOIN {WANTED} w USING (archive_id, symbol)
 JOIN training_archives a USING (archive_id)
 LEFT JOIN training_claims c USING (archive_id, symbol, timeframe)
+LEFT JOIN claim_reproductions r
+  ON r.archive_id = m.archive_id AND r.symbol = m.symbol AND r.timeframe = m.timeframe
+  AND r.model_sha256 = m.model_sha256
 ORDER BY m.timeframe
 """  # noqa: S608 - constants
 
@@ -41,7 +45,12 @@ def gate_models(platform: Platform, archives: Mapping[str, str], *, run_id: str)
     thresholds = platform.settings.gate_thresholds
     by_symbol: dict[str, list[dict[str, object]]] = {symbol: [] for symbol in archives}
     for model in platform.warehouse.rows(_MODELS, wanted(archives)):
-        by_symbol[model["symbol"]].append(gate_row(model, thresholds))
+        row = gate_row(model, thresholds)
+        # Of the claims alone nobody could tell: it stays until they are compared with bars again (reproducing.py), and
+        # is in no digest of the gate, whose inputs it is none of.
+        disagrees = model["disagrees"] and row["classification"] != Classification.INVALID
+        row["flags"] = with_claim_flag(row["flags"], disagrees=disagrees)
+        by_symbol[model["symbol"]].append(row)
     keys = [{"archive_id": archive_id, "symbol": symbol} for symbol, archive_id in archives.items()]
     rows = [row for models in by_symbol.values() for row in models]
     if keys:
@@ -54,6 +63,17 @@ def gate_models(platform: Platform, archives: Mapping[str, str], *, run_id: str)
             for symbol, models in by_symbol.items()
         )
     )
+
+
+def with_claim_flag(flags: Any, *, disagrees: bool) -> list[str]:
+    """Flags of a model with CLAIM_NOT_REPRODUCED, which comes last, or without it.
+
+    Args:
+        flags: of the row; None for none.
+        disagrees: whether bars of its training window disagree with its claims.
+    """
+    others = [str(flag) for flag in flags or () if flag != Flag.CLAIM_NOT_REPRODUCED]
+    return [*others, Flag.CLAIM_NOT_REPRODUCED.value] if disagrees else others
 
 
 def _problems(rows: Sequence[Mapping[str, object]]) -> list[str]:

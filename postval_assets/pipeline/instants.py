@@ -10,11 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from postval_assets.pipeline.platform import Platform
 
 ModelKey = tuple[str, str, str]
 """archive_id, symbol, timeframe."""
+
+PlanKey = tuple[str, str, str, datetime, str]
+"""archive_id, symbol, timeframe, as_of and plan."""
 
 WANTED = "(SELECT unnest(CAST(? AS VARCHAR[])) AS archive_id, unnest(CAST(? AS VARCHAR[])) AS symbol)"
 """Pairs of archive and symbol, to be joined; its two parameters are ``wanted(archives)``."""
@@ -59,3 +63,8 @@ def newest_instants(
 def model_key(row: Mapping[str, object]) -> ModelKey:
     """The key of the model that a row is about."""
     return str(row["archive_id"]), str(row["symbol"]), str(row["timeframe"])
+
+
+def plan_key(row: Mapping[str, Any]) -> PlanKey:
+    """The key of the model, evaluation and plan that a row is about."""
+    return (*model_key(row), row["as_of"], str(row["plan"]))

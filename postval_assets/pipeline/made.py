@@ -32,7 +32,10 @@ _TABLES = {
     "gating_scores": "gating_scores",
     "backtest_results": "backtest_results",
     "walk_forward_evaluations": "fold_results",
+    "claim_reproductions": "claim_reproductions",
     "walk_forward_summaries": "walk_forward_summaries",
+    "champion_comparisons": "champion_comparisons",
+    "deployment_watches": "deployment_watches",
     "deployment_decisions": "deployment_decisions",
 }
 _BARS = """
@@ -85,6 +88,10 @@ _MODEL_PROBLEMS = {
         JOIN newest_evaluations AS e ON e.archive_id = t.archive_id AND e.symbol = t.symbol
             AND e.timeframe = t.timeframe AND e.as_of = t.as_of
         WHERE NOT list_contains(?, t.status) ORDER BY ALL""",
+    ("claim_reproductions", "claims_are_reproduced"): """
+        SELECT t.symbol, t.timeframe || ': CLAIM_NOT_REPRODUCED: ' || coalesce(t.reason, '') AS problem
+        FROM claim_reproductions AS t JOIN newest AS n ON n.symbol = t.symbol AND n.archive_id = t.archive_id
+        WHERE t.status = 'DISAGREES' ORDER BY ALL""",
     ("walk_forward_evaluations", "folds_are_computed"): """
         SELECT t.symbol, t.timeframe || ' ' || t.plan || '-' || t.fold || ': ' || t.status || ', '
             || coalesce(t.reason, '') AS problem
@@ -92,6 +99,10 @@ _MODEL_PROBLEMS = {
         JOIN newest_evaluations AS e ON e.archive_id = t.archive_id AND e.symbol = t.symbol
             AND e.timeframe = t.timeframe AND e.as_of = t.as_of
         WHERE NOT list_contains(?, t.status) ORDER BY ALL""",
+    ("deployment_watches", "edges_hold"): """
+        SELECT t.symbol, t.timeframe || ' ' || t.plan || ': ' || t.status || ', ' || coalesce(t.reason, '') AS problem
+        FROM deployment_watches AS t JOIN newest AS n ON n.symbol = t.symbol AND n.archive_id = t.archive_id
+        WHERE t.alarm OR t.status = 'NOT_WATCHED' ORDER BY ALL""",
 }
 
 

@@ -99,11 +99,15 @@ class NetworkProcesses:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _begin() -> None:
-    """In a new process: leave Ctrl-C to the parent, end with it, and use one core."""
+def begin_process() -> None:
+    """In a new process: leave Ctrl-C to the parent, and end with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Before torch, which takes seconds in which the parent may die.
     threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _begin() -> None:
+    """In a new process: as above, and use one core."""
+    begin_process()  # before torch, which takes seconds in which the parent may die
     import torch
 
     torch.set_num_threads(1)

@@ -71,8 +71,10 @@ def archive_results(
             SELECT x.symbol, x.timeframe, x.model_version, x.status, x.reason, x.feature_set, x.feature_set_basis,
                    x.activation_basis, g.fitness, g.profit_factor, g.consistency, g.max_drawdown, g.classification,
                    g.flags, g.use_checkpoint, g.checkpoint_index, g.checkpoint_update, g.thresholds_version,
-                   g.reason AS gate_reason
+                   g.reason AS gate_reason, c.status AS claim_status, c.reason AS claim_reason
             FROM extracted_models x LEFT JOIN gating_scores g USING (archive_id, symbol, timeframe)
+            LEFT JOIN claim_reproductions c ON c.archive_id = x.archive_id AND c.symbol = x.symbol
+                AND c.timeframe = x.timeframe AND c.model_sha256 = x.model_sha256
             WHERE {of_archive} ORDER BY x.symbol, x.timeframe
             """,
             params,

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from postval_assets.io.archive_file import ArchiveFile, open_archive
 from postval_assets.pipeline.archives import ListedModel, archive_limits, archive_row, list_models
 from postval_assets.pipeline.extraction import model_row
 from postval_assets.pipeline.gate import claims_of, gate_row, stored_claims
+from postval_assets.pipeline.looking_ahead import as_known, stored_findings, was_rejected_for_it
 from postval_assets.pipeline.market import SIMULATED
 from postval_assets.pipeline.platform import Platform
 from postval_assets.pipeline.removals import Kind, why_removed
@@ -137,6 +139,22 @@ def model_facts(
         "claims_digest": gate.get("claims_digest"),
         "thresholds_digest": gate.get("thresholds_digest"),
     }, found
+
+
+def with_findings(platform: Platform, facts: Row, known_by: datetime) -> Row:
+    """What ``model_facts`` gave, under what evaluations had found of the model: that it looks ahead.
+
+    Args:
+        platform: the data directory that has the findings.
+        facts: of the model as its archive has it, or the table.
+        known_by: what was found later does not count.
+    """
+    if was_rejected_for_it(facts):
+        # So the table has it, where the archive is gone; whether it was so by then is for the findings to say.
+        facts = {**facts, "status": "OK", "reason": None}
+    symbol, archive_id = str(facts["symbol"]), str(facts["archive_id"])
+    findings = stored_findings(platform, {symbol: archive_id}, known_by=known_by)
+    return as_known(facts, findings.get((archive_id, symbol, str(facts["timeframe"])), ()))
 
 
 def _read_again(platform: Platform, source: ReplaySource, symbol: str, timeframe: str) -> dict[str, Any]:

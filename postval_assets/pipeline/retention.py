@@ -46,6 +46,7 @@ _WEIGHTS = """
 SELECT archive_id, model_sha256 FROM extracted_models WHERE model_sha256 IS NOT NULL
 UNION SELECT archive_id, model_sha256 FROM backtest_results WHERE model_sha256 IS NOT NULL
 UNION SELECT archive_id, model_sha256 FROM fold_results WHERE model_sha256 IS NOT NULL
+UNION SELECT archive_id, model_sha256 FROM claim_reproductions WHERE model_sha256 IS NOT NULL
 UNION SELECT archive_id, model_sha256 FROM deployment_decisions WHERE model_sha256 IS NOT NULL
 """
 

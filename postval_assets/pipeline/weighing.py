@@ -36,7 +36,7 @@ from postval_assets.core.walk_forward_evidence import (
 )
 from postval_assets.pipeline.fold_rows import fold_outcome
 from postval_assets.pipeline.market import ModelBars
-from postval_assets.pipeline.network_processes import WORTH_IT_FROM
+from postval_assets.pipeline.network_processes import WORTH_IT_FROM, begin_process
 from postval_assets.pipeline.platform import Platform
 from postval_assets.pipeline.workers import in_order, workers_for
 
@@ -121,7 +121,8 @@ def weigh_together(
         # Small steps of numpy hold the interpreter: threads would wait for each other.
         yield from map(weigh, jobs)
         return
-    with ProcessPoolExecutor(n_workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(n_workers, mp_context=context, initializer=begin_process) as pool:
         work = functools.partial(_in_process, pool)
         for _, finished in in_order(jobs, work, n_workers):
             yield finished.result()

@@ -54,7 +54,8 @@ def gating_table(rows: Sequence[Row]) -> str:
             notes.append("features ASSUMED")
         if r["activation_basis"] == "ASSUMED":
             notes.append("activation ASSUMED")
-        notes += [reason for reason in (r["gate_reason"], r["reason"]) if reason]
+        claimed = f"claims: {r['claim_reason']}" if r["claim_status"] == "DISAGREES" else None
+        notes += [reason for reason in (r["gate_reason"], r["reason"], claimed) if reason]
         figures = [
             _number(r[name], 2) for name in ("fitness", "profit_factor", "consistency", "max_drawdown")
         ]

@@ -9,7 +9,19 @@ from collections.abc import Sequence
 from typing import Any
 
 # The order of the work; a part that the product did not time is left out.
-PARTS = ("inflating", "checkpoint", "weights", "bars", "features", "inference", "accounting", "writing")
+PARTS = (
+    *(
+        "inflating",
+        "checkpoint",
+        "weights",
+        "bars",
+        "features",
+        "causality",
+        "inference",
+        "accounting",
+        "writing",
+    ),
+)
 
 Rows = Sequence[Sequence[str]]
 

@@ -17,6 +17,7 @@ from postval_assets_tests.factories import good_claims, make_archive, make_summa
 # Stages write these; run_id, created_at and what is made from them differ from run to run.
 TABLES = (
     *("training_claims", "extracted_models", "gating_scores", "evaluations", "backtest_results"),
+    "claim_reproductions",
     *("fold_results", "equity_curves", "trades", "walk_forward_summaries", "bars", "deployment_decisions"),
 )
 OF_THE_RUN = ("run_id", "created_at", "revision", "decision_id")

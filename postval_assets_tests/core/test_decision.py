@@ -253,7 +253,7 @@ def test_the_policy_is_registered_under_its_name() -> None:
 
 @pytest.mark.parametrize("policy", POLICIES.values(), ids=str)
 def test_a_lost_edge_turns_live_into_retrain_and_nothing_else(policy: DecisionPolicy) -> None:
-    lost = replace(GOOD_MODEL, edge_lost="Sharpe -1.20")
+    lost = replace(GOOD_MODEL, edge_lost="EDGE_LOST: Sharpe -1.20")
     for model_class in (Classification.APPROVED, Classification.DROP):
         summary = summarize(STEADY, 5, 2000.0, LIMITS)
         found = PlanFindings(summary, proven(), STEADY)

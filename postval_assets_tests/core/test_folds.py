@@ -22,6 +22,7 @@ from postval_assets.core.folds import (
     Plan,
     TrainingWindow,
     cut,
+    cut_interval,
     newest_close,
     overlaps,
     parse_fold_key,
@@ -356,6 +357,32 @@ def test_as_of_needs_a_complete_bar() -> None:
         newest_close(hourly(10), T0 + HOUR - timedelta(seconds=1))
     with pytest.raises(Rejected, match="there are none"):
         newest_close(hourly(0), T0)
+
+
+# --- an interval --------------------------------------------------------------------------------------------
+
+
+@given(
+    made=series(),
+    start=st.integers(-3, 2_000),
+    length=st.integers(0, 900),
+    needed=st.sampled_from([0, 10, 200]),
+)
+def test_an_interval_is_one_block_of_the_bars_that_lie_in_it(made, start, length, needed) -> None:
+    opens, timeframe = made
+    first, last = T0 + start * HOUR / 2, T0 + (start + length) * HOUR / 2
+    bars = bars_at(opens, timeframe)
+    found = cut_interval(bars, "watch", first, last, needed_before=needed)
+    inside = [
+        i for i, o in enumerate(opens) if first <= o and o + timedelta(minutes=timeframe.minutes) <= last
+    ]
+    [block] = found.blocks
+    assert list(range(block.start, block.stop)) == inside
+    assert block.n_before == block.start
+    is_short = len(inside) < 50 or block.start < needed
+    assert (block.problem is not None) == is_short
+    days = max((last - first) / timedelta(days=1), 1.0)
+    assert found.bars_per_year == pytest.approx(len(inside) / days * 365.25)
 
 
 def test_instants_come_back_aware() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from postval_assets.core import sliding_layer
-from postval_assets.core.sliding_layer import window_sums
+from postval_assets.core.sliding_layer import several_window_sums, window_sums
 
 Float32 = npt.NDArray[np.float32]
 
@@ -47,9 +47,9 @@ def ways(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     taken: list[str] = []
     original = sliding_layer._by_frequencies
 
-    def by_frequencies(*arguments: torch.Tensor | None) -> torch.Tensor:
-        taken.append("frequencies")
-        return original(*arguments)  # type: ignore[arg-type]
+    def by_frequencies(several: list[torch.Tensor], *others: torch.Tensor | None) -> list[torch.Tensor]:
+        taken.extend(["frequencies"] * len(several))
+        return original(several, *others)  # type: ignore[arg-type]
 
     monkeypatch.setattr(sliding_layer, "_by_frequencies", by_frequencies)
     return taken
@@ -69,14 +69,15 @@ def test_frequencies_give_the_sums(
 ) -> None:
     series, taps, bias = case(n_windows + window - 1, window, n_features, n_units, seed)
     given_bias = bias if with_bias else None
-    found = sliding_layer._by_frequencies(
-        torch.from_numpy(series),
+    [found] = sliding_layer._by_frequencies(
+        [torch.from_numpy(series)],
         torch.from_numpy(taps),
         None if given_bias is None else torch.from_numpy(bias),
-    ).numpy()
+    )
     expected = written_out(series, taps, given_bias)
     # What the terms of a sum are together bounds what rounding may do to it.
     scale = np.abs(taps).sum() * np.abs(series).max() / n_units + np.abs(bias).max()
+    found = found.numpy()
     assert found.dtype == np.float32
     assert np.abs(found - expected).max() <= 2e-7 * max(float(scale), float(np.abs(expected).max()))
 
@@ -121,6 +122,21 @@ def test_later_bars_leave_earlier_sums_as_they_are() -> None:
     # Two ways of rounding the same number at the most.
     assert np.abs(before[:701] - after[:701]).max() <= np.spacing(np.abs(before[:701]).max())
     assert not np.array_equal(before[701:], after[701:])
+
+
+def test_a_series_beside_another_is_summed_in_its_way_and_changes_nothing_of_it(ways: list[str]) -> None:
+    series, taps, bias = (torch.from_numpy(a) for a in case(1_500, 100, 20, 64, 5))
+    small = torch.from_numpy(case(130, 100, 20, 64, 6)[0])
+    large = small * 1e7
+    alone = window_sums(series, taps, bias)
+    assert ways == ["frequencies"]
+    first, second, third = several_window_sums([series, small, large], taps, bias)
+    assert torch.equal(first, alone), "to the last bit"
+    assert ways == ["frequencies"] * 3, "the small one too, but not the one that is out of bounds"
+    expected = written_out(small.numpy(), taps.numpy(), bias.numpy())
+    np.testing.assert_allclose(second.numpy(), expected, rtol=1e-5, atol=1e-5)
+    expected = written_out(large.numpy(), taps.numpy(), bias.numpy())
+    np.testing.assert_allclose(third.numpy(), expected, rtol=1e-3, atol=1e5)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")

@@ -22,11 +22,24 @@ GRAPH = {
     "backtest_results": ({"gating_scores", "bars"}, "evaluation", "symbol"),
     "walk_forward_evaluations": ({"gating_scores", "bars"}, "evaluation", "symbol"),
     "fold_results": ({"gating_scores", "bars"}, "evaluation", "symbol x fold"),
+    "claim_reproductions": ({"gating_scores", "bars"}, "evaluation", "symbol"),
     "walk_forward_summaries": ({"walk_forward_evaluations", "fold_results"}, "decision", "symbol"),
-    "deployment_decisions": ({"walk_forward_summaries", "gating_scores"}, "decision", "symbol"),
+    "champion_comparisons": ({"walk_forward_evaluations", "fold_results"}, "decision", "symbol"),
+    "deployment_watches": ({"bars", "walk_forward_evaluations"}, "decision", "symbol"),
+    "deployment_decisions": (
+        {
+            *("walk_forward_summaries", "champion_comparisons", "gating_scores"),
+            *("claim_reproductions", "deployment_watches"),
+        },
+        "decision",
+        "symbol",
+    ),
     "archive_evidence": ({"deployment_decisions", "fold_results"}, "decision", "archive"),
 }
-USES_TORCH = {"extracted_models", "backtest_results", "walk_forward_evaluations", "fold_results"}
+USES_TORCH = {
+    *("extracted_models", "backtest_results", "walk_forward_evaluations", "fold_results"),
+    *("champion_comparisons", "claim_reproductions", "deployment_watches"),
+}
 CHECKS = {
     ("extracted_models", "models_are_usable"),
     ("gating_scores", "claims_are_valid"),
@@ -34,7 +47,9 @@ CHECKS = {
     ("bars", "bars_are_sound"),
     ("backtest_results", "backtests_are_computed"),
     ("walk_forward_evaluations", "folds_are_computed"),
+    ("claim_reproductions", "claims_are_reproduced"),
     ("walk_forward_summaries", "inputs_are_current"),
+    ("deployment_watches", "edges_hold"),
 }
 
 
@@ -75,6 +90,7 @@ def test_checks_jobs_sensors_and_schedules_are_the_documented_ones() -> None:
         "bars_job",
         "evaluation_job",
         "decision_job",
+        "watch_job",
         "evidence_job",
     }
     assert {sensor.name for sensor in repository.sensor_defs} == {"inbox_sensor", "queue_sensor"}

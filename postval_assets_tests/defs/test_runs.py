@@ -47,7 +47,9 @@ def test_a_wrong_tag_fails_the_run_at_its_start_without_retrying(
     assert written == [{"n": 0}]
 
 
-@pytest.mark.parametrize("job", ["bars_job", "archive_job", "evaluation_job", "decision_job", "evidence_job"])
+@pytest.mark.parametrize(
+    "job", ["bars_job", "archive_job", "evaluation_job", "decision_job", "watch_job", "evidence_job"]
+)
 def test_a_run_without_a_partition_says_what_to_do(decided: Home, job: str) -> None:
     done = decided.run(job, {})
     assert not done.success

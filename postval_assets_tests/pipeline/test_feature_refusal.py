@@ -43,6 +43,10 @@ def normalised(values: np.ndarray, frame: pd.DataFrame) -> None:
     values[:, 5] = (frame["close"] - frame["close"].mean()) / frame["close"].std()
 
 
+def endless(values: np.ndarray, frame: pd.DataFrame) -> None:
+    values[:, 0] = frame["close"] / frame["close"].expanding().mean()
+
+
 def longer_bar(values: np.ndarray, frame: pd.DataFrame) -> None:
     longer = frame.set_index("ts")["close"].resample("1D").last()
     values[:, 10] = np.log(longer.reindex(frame["ts"].dt.floor("1D")).to_numpy() / frame["close"])
@@ -73,9 +77,7 @@ def test_it_is_refused_in_every_fold_and_its_neighbour_is_evaluated(
     rows = bench.folds("BTCUSD")
     assert [r["status"] for r in rows] == ["NOT_EVALUATED"] * 5
     names = {"ahead": "log_return", "normalised": "lower_shadow", "longer_bar": "atr_14"}
-    told = (
-        f"feature set acme-59 on bars of BTCUSD (4Hour): {names[change.__name__]} sees later bars: at 2024-"
-    )
+    told = f"LOOKS_AHEAD: feature {names[change.__name__]} of set acme-59: its value at 2024-"
     assert {r["reason"][: len(told)] for r in rows} == {told}
     assert len({r["reason"] for r in rows}) == 1, "one verdict about the set, not one a fold"
     assert all(r["total_return"] is None for r in rows)
@@ -91,10 +93,30 @@ def test_it_is_decided_with_the_reason_and_never_live(bench: Bench) -> None:
     bench.decide(archives)
     [backtest] = bench.rows("SELECT * FROM backtest_results WHERE symbol = 'BTCUSD'")
     assert backtest["status"] == "NOT_EVALUATED"
-    assert "feature set acme-59" in backtest["reason"]
+    assert "of set acme-59" in backtest["reason"]
+    [decision] = bench.decisions("BTCUSD")
+    assert decision["decision"] == "DROP"
+    assert any("of set acme-59" in reason for reason in decision["reasons"])
+
+
+def test_another_broken_promise_refuses_the_folds_and_not_the_model(bench: Bench) -> None:
+    bench, archives = ready(bench, acme(endless))
+    bench.evaluate(archives)
+    bench.decide(archives)
+    told = "feature set acme-59 on bars of BTCUSD (4Hour): log_return sees more than its look-back: at 2024-"
+    assert {r["reason"][: len(told)] for r in bench.folds("BTCUSD")} == {told}
+    found = bench.one("SELECT * FROM policy_causality WHERE symbol = 'BTCUSD'")
+    assert (found["status"], found["feature"], found["reason"]) == (
+        "NOT_CHECKED",
+        None,
+        bench.folds("BTCUSD")[0]["reason"],
+    )
+    assert bench.one("SELECT status FROM extracted_models WHERE symbol = 'BTCUSD'") == {"status": "OK"}
     [decision] = bench.decisions("BTCUSD")
     assert decision["decision"] == "RETRAIN"
-    assert any("feature set acme-59" in reason for reason in decision["reasons"])
+    # Its folds are tried anew each time, so a set that is mended needs no new archive.
+    mended = with_set(bench, acme(unchanged))
+    assert [s.problems for s in mended.evaluate(archives).symbols] == [(), ()]
 
 
 def test_an_honest_plug_in_is_evaluated_and_gives_what_the_reference_gives(bench: Bench) -> None:
@@ -105,14 +127,6 @@ def test_an_honest_plug_in_is_evaluated_and_gives_what_the_reference_gives(bench
     as_reference = with_set(bench, replace(REFERENCE_59, name="acme-59", version="other"))
     as_reference.evaluate(archives)
     assert [r["total_return"] for r in bench.folds("BTCUSD")] == plugged
-
-
-def test_once_it_is_mended_its_folds_are_computed(bench: Bench) -> None:
-    bench, archives = ready(bench, acme(ahead))
-    bench.evaluate(archives)
-    mended = with_set(bench, acme(unchanged))
-    assert [s.problems for s in mended.evaluate(archives).symbols] == [(), ()]
-    assert [r["status"] for r in bench.folds("BTCUSD")] == ["OK"] * 5
 
 
 def test_a_single_backtest_refuses_it_too(bench: Bench) -> None:

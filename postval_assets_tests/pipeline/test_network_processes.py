@@ -23,7 +23,7 @@ from postval_assets.core.evaluation import NetworkWork, run_networks, untimed
 from postval_assets.core.failures import Unavailable
 from postval_assets.core.features.feature_set import compute_features
 from postval_assets.core.features.reference import REFERENCE_59
-from postval_assets.pipeline import evaluation
+from postval_assets.pipeline import lockstep
 from postval_assets.pipeline.network_processes import NetworkProcesses
 from postval_assets.pipeline.stopwatch import Stopwatch
 from postval_assets_tests.core.hourly_bars import some_bars
@@ -173,7 +173,7 @@ def test_a_stage_gives_the_same_rows_in_one_process_and_in_several(
     begin = NetworkProcesses._started
     monkeypatch.setattr(NetworkProcesses, "_started", lambda self: started.append(1) or begin(self))
     for name, workers, worth_it_from in (("one", 1, 1), ("threads", 2, 100), ("processes", 2, 1)):
-        monkeypatch.setattr(evaluation, "WORTH_IT_FROM", worth_it_from)
+        monkeypatch.setattr(lockstep, "WORTH_IT_FROM", worth_it_from)
         bench = make_bench(tmp_path / name, workers=workers)
         for n, symbol in enumerate(symbols):
             bench.put_bars(symbol, seed=n + 1)

@@ -47,7 +47,16 @@ _CLOSER_LOOKS = 3
 
 
 class PromiseBroken(Rejected):
-    """A set does not do what every set promises. It lies in the set, not in the bars that happened to show it."""
+    """A set does not do what every set promises. It lies in the set, not in the bars that happened to show it.
+
+    Attributes:
+        look_ahead: the first feature that is seen to look ahead; None where that is not what is wrong.
+    """
+
+    def __init__(self, message: str, look_ahead: FeatureFault | None = None) -> None:
+        """Where a feature looks ahead, ``look_ahead`` says which."""
+        super().__init__(message)
+        self.look_ahead = look_ahead
 
 
 def inspect_feature_set(feature_set: FeatureSet, bars: Bars) -> CausalityReport:
@@ -103,13 +112,15 @@ def require_causal(feature_set: FeatureSet, bars: Bars, features: Float32) -> No
     n_sweeps = min(max(_FEW_SWEPT_BARS // len(bars), 1), _FEW_SWEEPS)
     while not probe.report(()).problems() and cutter.n_made < n_sweeps:
         probe.sweep(cutter.next())
-    problems = probe.report(()).problems()
+    report = probe.report(())
+    problems = report.problems()
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise PromiseBroken(
             f"feature set {feature_set.name} on bars of {bars.symbol} ({bars.timeframe}): {problems[0]}{more}; "
             f"expected features of the {feature_set.look_back} bars up to each bar alone "
-            f"(postval features check {feature_set.name})"
+            f"(postval features check {feature_set.name})",
+            next((f for f in report.faults if f.fault is Fault.SEES_LATER), None),
         )
 
 

@@ -1,7 +1,7 @@
 """Bars that could have been: real stretches among others, for asking a feature set what it looks at.
 
 Here: which bars are followed by others, and what those are. Not here: running a set on them and naming what differs
-(causality.py).
+(causality.py, core/policy_causality.py).
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ Float = npt.NDArray[np.float64]
 
 # Factors of other bars' prices, by turns: another level, and a swing from bar to bar.
 _FACTORS = (1.13, 1.07)
+# Spread of noise around the last real close (of the logarithm), and the share of its bars that have no volume: a market
+# that no feature is used to, and in which none overflows.
+_NOISE, _EMPTY = 0.05, 0.125
 # Rows compared at the least before a cut, bars that are others after it, and bars among which its place is chosen.
 _ROWS, _OTHERS, _CHOICE = 8, 24, 24
 # Steps of this share of a stretch give each patchwork another start (the golden ratio: far from all before).
@@ -129,6 +132,32 @@ def with_others(bars: Bars, start: int, stop: int, *, upwards: bool = True) -> B
     ts = bars.ts.copy()
     ts[places] += -bars.timeframe.delta if start == 0 else bars.timeframe.delta
     return replace(changed, ts=ts)
+
+
+def with_noise(bars: Bars, start: int, rng: np.random.Generator) -> Bars:
+    """The same bars with noise from ``start`` (1 or later) on, at the same times.
+
+    Every price lies around the last real close, independent of all others; some bars have no volume.
+
+    Args:
+        bars: with finite prices above 0.
+        start: first bar that is replaced.
+        rng: all randomness.
+    """
+    n = len(bars) - start
+    opened, closed = bars.close[start - 1] * np.exp(rng.normal(0.0, _NOISE, (2, n)))
+    wicks = np.exp(np.abs(rng.normal(0.0, _NOISE, (2, n))))
+    known = bars.volume[bars.volume > 0.0]
+    usual = float(np.median(known)) if len(known) else 1000.0
+    volume = np.where(rng.random(n) < _EMPTY, 0.0, usual * rng.lognormal(0.0, 1.0, n))
+    made = {
+        "open": opened,
+        "high": np.maximum(opened, closed) * wicks[0],
+        "low": np.minimum(opened, closed) / wicks[1],
+        "close": closed,
+        "volume": volume,
+    }
+    return replace(bars, **{c: np.r_[getattr(bars, c)[:start], values] for c, values in made.items()})
 
 
 def _swing(n: int, *, upwards: bool) -> Float:
