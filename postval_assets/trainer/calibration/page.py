@@ -33,7 +33,7 @@ def page(done: Finished, command: str, picture: str | None) -> str:
         conditions(done, outcome),
         p_values(done, outcome),
         sizes(done, outcome),
-        watch(),
+        watch(done, outcome),
         _method(size),
         _again(done, command),
     ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from postval_assets.core.decision import Decision
+from postval_assets.core.deployment_watch import FALSE_ALARM_RATE
 from postval_assets.core.folds import plan_named
 from postval_assets.core.walk_forward_evidence import Condition
 from postval_assets.trainer.calibration.cells import (
@@ -27,12 +28,14 @@ from postval_assets.trainer.calibration.rates import (
     decided_at,
     level_of_one,
     mean_of,
+    median_of,
     possible_power,
     rate,
 )
 from postval_assets.trainer.calibration.records import Judged
 from postval_assets.trainer.calibration.running import Finished
 from postval_assets.trainer.calibration.study import TRIAL_COUNTS, TRUE_SHARPES, Family
+from postval_assets.trainer.calibration.watching import FUTURES
 
 LIVE_CONDITIONS = (
     Condition.P_VALUE_ARCHIVE,
@@ -269,6 +272,33 @@ p-value of the archive that they would have had.
 {table(("models", "plan", *(f"N = {n}" for n in TRIAL_COUNTS)), rows)}"""
 
 
-def watch() -> str:
-    """Rows of the deployment watch: what it says in the year after a LIVE, of edges that last and edges that end."""
-    return ""
+def watch(done: Finished, outcome: Outcome) -> str:
+    """What the deployment watch says in the year after a LIVE."""
+    rows: list[Row] = []
+    for plan in done.study.plans:
+        for sharpe in outcome.sharpes():
+            alarms = [dict(m.alarms) for m in outcome.edge(sharpe, plan) if m.alarms]
+            row: list[object] = [plan, f"{sharpe:g}"]
+            for future in FUTURES:
+                days = [a[future] for a in alarms if a[future] is not None]
+                middle = median_of(day for day in days if day is not None)
+                row += [events(rate(len(days), len(alarms))), "" if middle is None else f"{middle:.0f}"]
+            if alarms:
+                rows.append(row)
+    if not rows:
+        return ""
+    headers = (
+        "plan",
+        "true Sharpe",
+        "edge lasts: alarms",
+        "median day",
+        "edge has ended: alarms",
+        "median day",
+    )
+    return f"""## The watch after a LIVE
+
+The deployment watch over the year after, for the informed policies that policy `evidence` called LIVE: how often it
+alarms where the edge lasts (false alarms: at most {100 * FALSE_ALARM_RATE:.0f} % is the aim, over all the future) and
+where it ended on the day of deployment while the policy goes on trading, and the median day of those alarms.
+
+{table(headers, rows)}"""

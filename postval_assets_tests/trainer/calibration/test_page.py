@@ -57,6 +57,11 @@ def test_what_a_condition_alone_takes_is_said() -> None:
     ]
 
 
+def test_alarms_after_a_live_are_counted_by_future() -> None:
+    text = page(finished(), "postval calibrate", "x.svg")
+    assert "| 180d | 4 | 50.0 % (1.3 .. 99), 1 of 2 | 10 | 100.0 % (16 .. 100), 2 of 2 | 50 |" in text
+
+
 def test_the_aim_is_only_called_reached_where_the_interval_says_so() -> None:
     done = finished()
     text = page(done, "postval calibrate", "x.svg")
