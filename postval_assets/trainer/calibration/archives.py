@@ -13,14 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from postval_assets.core.actions import action_sizes
 from postval_assets.core.bars import Bars
 from postval_assets.core.costs import ExecutionRules
-from postval_assets.core.engine import BlockRun, Lane, ScriptedActor, run_lanes
-from postval_assets.core.evaluation import NetworkWork, run_networks
-from postval_assets.trainer.calibration.judging import Subject, judge, padded_actions
+from postval_assets.core.engine import BlockRun
+from postval_assets.trainer.calibration.judging import Subject, judge
 from postval_assets.trainer.calibration.markets import (
     TradedMarket,
     bundled_bars,
@@ -36,13 +33,15 @@ from postval_assets.trainer.calibration.models import (
 )
 from postval_assets.trainer.calibration.records import Judged
 from postval_assets.trainer.calibration.study import Family, Piece, PieceKind, Study
+from postval_assets.trainer.calibration.trading import (
+    FREE_RULES,
+    RULES,
+    informed_runs,
+    trade,
+    without_costs,
+)
+from postval_assets.trainer.calibration.watching import watched
 from postval_assets.trainer.planted_edge import ORDER_ACTIONS, PlantedEdge
-from postval_assets.trainer.simulated_market import informed_actions
-
-RULES = ExecutionRules()
-FREE_RULES = ExecutionRules(equity_fee_bps=0.0, crypto_fee_bps=0.0, slippage_bps=0.0)
-"""Without costs a worthless model's expected return is exactly 0, the largest that it can be: the hardest case for the
-size of a test."""
 
 RANDOM_VERSIONS = ("2.3.0", "2.3.0", "2.7.0")
 """Versions of random networks in turn: those without account features can be run at once over all bars."""
@@ -113,8 +112,9 @@ class Maker:
                 replay_always=True,
             )
             lanes = market.lanes(action_sizes(ORDER_ACTIONS))
-            judged += judge(subject, market, informed_runs(market, lanes), lanes, RULES)
-        return judged
+            runs = informed_runs(market, lanes)
+            judged.append((judge(subject, market, runs, lanes, RULES), market, runs))
+        return watched(judged, piece.annual_sharpe, words)
 
     def _judged(
         self,
@@ -163,55 +163,3 @@ def archive_models(
         version = RANDOM_VERSIONS[number % len(RANDOM_VERSIONS)]
         models.append(drawers[symbols[number % len(symbols)]].draw(version, (*words, str(number))))
     return models
-
-
-def trade(
-    models: Sequence[WorthlessModel], markets: Mapping[str, TradedMarket], rules: ExecutionRules
-) -> list[list[BlockRun]]:
-    """Each model's blocks on its market, all networks in lockstep, axis [model][block]."""
-    works = []
-    for model in models:
-        market = markets[model.symbol]
-        works.append(NetworkWork(model.spec, model.tensors, market.features(), market.lanes(sizes_of(model))))
-    runs = []
-    for outcome in run_networks(works, rules):
-        if isinstance(outcome, Exception):
-            raise outcome
-        runs.append(outcome)
-    return runs
-
-
-def without_costs(
-    models: Sequence[WorthlessModel],
-    markets: Mapping[str, TradedMarket],
-    with_costs: Sequence[list[BlockRun]],
-) -> list[list[BlockRun]]:
-    """The same models without fees and slippage, axis [model][block].
-
-    A network that does not see its account decides the same whatever trading costs, so its actions are replayed.
-    """
-    sighted = [bool(model.spec.account_features) for model in models]
-    again = iter(trade([m for m, s in zip(models, sighted, strict=True) if s], markets, FREE_RULES))
-    lanes: list[Lane] = []
-    actions = []
-    for model, own, sees in zip(models, with_costs, sighted, strict=True):
-        if not sees:
-            lanes += markets[model.symbol].lanes(sizes_of(model))
-            actions += [np.maximum(run.actions, 0) for run in own]
-    replayed = iter(_scripted(lanes, actions, FREE_RULES))
-    return [
-        next(again) if sees else [next(replayed) for _ in own]
-        for own, sees in zip(with_costs, sighted, strict=True)
-    ]
-
-
-def informed_runs(market: TradedMarket, lanes: Sequence[Lane]) -> list[BlockRun]:
-    """The blocks of the policy that knows the planted state; raises ValueError for a market that was not simulated."""
-    if market.simulated is None:
-        raise ValueError("nobody knows what is true of these bars")
-    actions = informed_actions(market.simulated, ORDER_ACTIONS)
-    return _scripted(lanes, [actions[lane.start : lane.stop] for lane in lanes], RULES)
-
-
-def _scripted(lanes: Sequence[Lane], actions: Sequence[np.ndarray], rules: ExecutionRules) -> list[BlockRun]:
-    return run_lanes(lanes, ScriptedActor(padded_actions(actions, lanes)), rules) if lanes else []

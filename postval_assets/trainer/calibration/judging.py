@@ -13,8 +13,6 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from postval_assets.core.action_replays import PlayedFold, ReplayFigures, replay_figures
 from postval_assets.core.costs import ExecutionRules
 from postval_assets.core.decision import ModelVerdict, decide_standard
@@ -227,11 +225,3 @@ def _failed(evidence: WalkForwardEvidence, *, replayed: bool) -> tuple[str, ...]
     names = [reason.partition(":")[0] for reason in evidence.reasons]
     unknown = () if replayed else REPLAY_CONDITIONS
     return tuple(name for name in names if name not in unknown)
-
-
-def padded_actions(actions: Sequence[np.ndarray], lanes: Sequence[Lane]) -> np.ndarray:
-    """Actions of each lane [step] as one array [lane, step], as a ScriptedActor replays them."""
-    out = np.zeros((len(lanes), max(lane.n_bars for lane in lanes)), dtype=np.int64)
-    for row, own in zip(out, actions, strict=True):
-        row[: len(own)] = own
-    return out

@@ -11,7 +11,7 @@ from xml.sax.saxutils import escape
 
 from postval_assets.core.decision import Decision
 from postval_assets.core.folds import plan_named
-from postval_assets.trainer.calibration.page import AIM, POLICIES, Outcome
+from postval_assets.trainer.calibration.outcome import AIM, POLICIES, Outcome
 from postval_assets.trainer.calibration.rates import Rate, archives_with, decided, possible_power
 from postval_assets.trainer.calibration.records import Judged
 from postval_assets.trainer.calibration.running import Finished

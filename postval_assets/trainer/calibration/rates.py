@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
+from statistics import NormalDist, median
 
 from postval_assets.core.metrics import DAYS_PER_YEAR
 from postval_assets.trainer.calibration.records import Judged
@@ -146,3 +146,9 @@ def mean_of(values: Iterable[float | None]) -> MeanOf:
         return MeanOf(mean, None, 1)
     variance = math.fsum((v - mean) ** 2 for v in known) / (n - 1)
     return MeanOf(mean, math.sqrt(variance / n), n)
+
+
+def median_of(values: Iterable[float]) -> float | None:
+    """The middle value; None without values."""
+    known = list(values)
+    return median(known) if known else None

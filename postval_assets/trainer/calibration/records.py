@@ -35,6 +35,8 @@ class Judged:
             made the model LIVE or PAPER.
         sharpe: measured, annualised; None where it is not defined.
         p_value: of it.
+        alarms: of an informed policy that is LIVE by policy evidence, for each future (watching.FUTURES) the days to
+            the watch's first alarm; None where there is none in a year.
     """
 
     family: str
@@ -49,6 +51,7 @@ class Judged:
     replayed: bool
     sharpe: float | None
     p_value: float | None
+    alarms: tuple[tuple[str, float | None], ...] = ()
 
 
 _COLUMNS = tuple(f.name for f in fields(Judged))
@@ -158,6 +161,7 @@ def _parsed(path: Path, line: str) -> PieceResult:
                         **model,
                         "by_trials": tuple((int(n), str(d)) for n, d in model["by_trials"]),
                         "failed": tuple(model["failed"]),
+                        "alarms": tuple((str(future), day) for future, day in model["alarms"]),
                     }
                 )
                 for model in models

@@ -27,8 +27,8 @@ import torch
 from postval_assets.core.evaluation import code_version
 from postval_assets.core.failures import Unavailable
 from postval_assets.trainer import planted_edge, simulated_market
-from postval_assets.trainer.calibration import archives, judging, markets, models
-from postval_assets.trainer.calibration.archives import FREE_RULES, RULES, Maker
+from postval_assets.trainer.calibration import archives, judging, markets, models, trading, watching
+from postval_assets.trainer.calibration.archives import Maker
 from postval_assets.trainer.calibration.judging import GRADES, LIMITS
 from postval_assets.trainer.calibration.markets import bundled_bars
 from postval_assets.trainer.calibration.models import (
@@ -41,6 +41,7 @@ from postval_assets.trainer.calibration.models import (
 )
 from postval_assets.trainer.calibration.records import PieceResult, ResultsFile
 from postval_assets.trainer.calibration.study import Piece, PieceKind, Study
+from postval_assets.trainer.calibration.trading import FREE_RULES, RULES
 from postval_assets.trainer.worker_start import begin_alone
 
 MOST_ON_WINDOWS = 61  # ProcessPoolExecutor's limit there
@@ -89,7 +90,7 @@ def depends_on(study: Study) -> dict[str, Any]:
 def _made_by() -> str:
     """Digest of what makes pieces: not of the page, which may be written anew from the same results."""
     sha = hashlib.sha256()
-    for module in (archives, judging, markets, models, simulated_market, planted_edge):
+    for module in (archives, judging, markets, models, trading, watching, simulated_market, planted_edge):
         sha.update(Path(str(module.__file__)).read_bytes().replace(b"\r\n", b"\n"))
     return sha.hexdigest()[:16]
 

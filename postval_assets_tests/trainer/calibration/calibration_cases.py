@@ -79,8 +79,8 @@ def finished() -> Finished:
     ]
     edge = {"family": Family.EDGE, "kind": "informed policy", "annual_sharpe": 4.0}
     models = (
-        judged("LIVE", sharpe=4.0, **edge),
-        judged("LIVE", sharpe=5.0, symbol="BTCUSD", **edge),
+        judged("LIVE", sharpe=4.0, alarms=(("lasts", None), ("ends", 40.0)), **edge),
+        judged("LIVE", sharpe=5.0, symbol="BTCUSD", alarms=(("lasts", 10.0), ("ends", 60.0)), **edge),
         judged("PAPER", "LIVE", sharpe=3.0, **edge),
         judged("PAPER", sharpe=4.0, failed=("CONSISTENCY_RATIO",), **edge),
     )

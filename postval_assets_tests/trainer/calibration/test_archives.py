@@ -6,24 +6,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from postval_assets.core.actions import action_sizes
 from postval_assets.core.decision import Decision
 from postval_assets.core.evaluation import EvaluatedModel, ModelWork, evaluate_together, fold_inputs
 from postval_assets.core.features.reference import REFERENCE_53, REFERENCE_59
 from postval_assets.core.folds import to_datetime
-from postval_assets.trainer.calibration import archives, models
-from postval_assets.trainer.calibration.archives import (
-    FREE_RULES,
-    RULES,
-    archive_models,
-    informed_runs,
-    trade,
-    without_costs,
-)
+from postval_assets.trainer.calibration import models
+from postval_assets.trainer.calibration.archives import archive_models
 from postval_assets.trainer.calibration.judging import Subject, judge
-from postval_assets.trainer.calibration.markets import bundled_bars, fresh_market
+from postval_assets.trainer.calibration.markets import TradedMarket, bundled_bars, fresh_market
 from postval_assets.trainer.calibration.models import sizes_of, train_on_shuffled
 from postval_assets.trainer.calibration.study import TRIAL_COUNTS, Family, Piece, PieceKind
-from postval_assets.trainer.planted_edge import PlantedEdge
+from postval_assets.trainer.calibration.trading import FREE_RULES, RULES, informed_runs, trade, without_costs
+from postval_assets.trainer.calibration.watching import ENDS, FUTURES, LASTS, years_after
+from postval_assets.trainer.planted_edge import ORDER_ACTIONS, PlantedEdge
 from postval_assets_tests.trainer.calibration.calibration_cases import (
     HALF_YEAR,
     SAMPLE,
@@ -35,11 +31,11 @@ from postval_assets_tests.trainer.calibration.calibration_cases import (
 
 
 @pytest.fixture(scope="module")
-def stocks() -> dict[str, archives.TradedMarket]:
+def stocks() -> dict[str, TradedMarket]:
     return {symbol: fresh_market(SPECS[symbol], HALF_YEAR, ("x",)) for symbol in ("AAPL", "MSFT")}
 
 
-def test_an_archive_has_its_size_and_its_kinds(stocks: dict[str, archives.TradedMarket]) -> None:
+def test_an_archive_has_its_size_and_its_kinds(stocks: dict[str, TradedMarket]) -> None:
     found = archive_models(stocks, stand_in_networks(), 8, ("x",))
     assert Counter(m.kind for m in found) == {
         "trained on shuffled bars, 2.3.0": 1,
@@ -51,14 +47,14 @@ def test_an_archive_has_its_size_and_its_kinds(stocks: dict[str, archives.Traded
     assert {m.symbol for m in found} == {"AAPL", "MSFT"}
 
 
-def test_networks_with_random_weights_trade_and_differ(stocks: dict[str, archives.TradedMarket]) -> None:
+def test_networks_with_random_weights_trade_and_differ(stocks: dict[str, TradedMarket]) -> None:
     found = archive_models(stocks, (), 6, ("x",))
     runs = trade(found, stocks, RULES)
     assert all(any(run.trips for run in own) for own in runs)
     assert len({own[0].equity.tobytes() for own in runs}) == 6
 
 
-def test_trading_is_the_platforms_own_evaluation(stocks: dict[str, archives.TradedMarket]) -> None:
+def test_trading_is_the_platforms_own_evaluation(stocks: dict[str, TradedMarket]) -> None:
     """Features are computed once a symbol here; the curves are those of evaluate_together to the last bit."""
     found = archive_models(stocks, (), 3, ("x",))
     works = []
@@ -77,7 +73,7 @@ def test_trading_is_the_platforms_own_evaluation(stocks: dict[str, archives.Trad
 
 
 def test_replayed_without_costs_is_what_the_networks_do_without_costs(
-    stocks: dict[str, archives.TradedMarket],
+    stocks: dict[str, TradedMarket],
 ) -> None:
     found = archive_models(stocks, (), 3, ("x",))
     assert {m.spec.model_version for m in found} == {"2.3.0", "2.7.0"}
@@ -88,9 +84,9 @@ def test_replayed_without_costs_is_what_the_networks_do_without_costs(
             assert run.fees == 0.0
 
 
-def test_what_is_not_replayed_could_not_have_mattered(stocks: dict[str, archives.TradedMarket]) -> None:
+def test_what_is_not_replayed_could_not_have_mattered(stocks: dict[str, TradedMarket]) -> None:
     """Decisions with all replays and with those that can matter are equal, and most need none."""
-    found = archive_models(stocks, (), 12, ("x",))
+    found = archive_models(stocks, (), 6, ("x",))
     runs = trade(found, stocks, RULES)
     free = without_costs(found, stocks, runs)
     replayed = []
@@ -113,7 +109,7 @@ def test_what_is_not_replayed_could_not_have_mattered(stocks: dict[str, archives
 
 def test_a_strong_edge_is_live_and_worthless_models_are_not() -> None:
     market = fresh_market(SPECS["BTCUSD"], HALF_YEAR, ("strong",), PlantedEdge(30.0), RULES)
-    lanes = market.lanes(archives.action_sizes(archives.ORDER_ACTIONS))
+    lanes = market.lanes(action_sizes(ORDER_ACTIONS))
     subject = Subject(Family.EDGE, "informed policy", "BTCUSD", "strong", 30.0, 50, replay_always=True)
     [informed] = judge(subject, market, informed_runs(market, lanes), lanes, RULES)
     assert informed.evidence == Decision.LIVE
@@ -143,7 +139,21 @@ def test_a_piece_judges_all_of_its_models(piece: Piece, families: dict[Family, i
         assert {model.standard, model.evidence} <= set(Decision)
         assert tuple(n for n, _ in model.by_trials) == TRIAL_COUNTS
         assert (model.annual_sharpe == 6.0) == (model.family == Family.EDGE)
+        watched = model.family == Family.EDGE and model.evidence == Decision.LIVE
+        assert tuple(future for future, _ in model.alarms) == (FUTURES if watched else ())
     assert maker().make(piece) == judged
+
+
+def test_the_year_after_has_the_edge_or_has_it_no_more() -> None:
+    """Over seven years of independent markets the mean Sharpe ratio has a standard error of 1 / sqrt(7)."""
+    futures = years_after(6.0, ("x",))
+    assert len(futures) == 2 * len(SPECS)
+    for future, expected in ((LASTS, 6.0), (ENDS, 0.0)):
+        found = [
+            r.mean() / r.std(ddof=1) * np.sqrt(len(r)) for (_, which), r in futures.items() if which == future
+        ]
+        # without an edge, costs take something
+        assert expected - 2.5 < np.mean(found) < expected + 4.0 / np.sqrt(7.0)
 
 
 def test_the_decision_at_the_archives_own_size_is_the_decision() -> None:

@@ -9,7 +9,8 @@ from click.testing import CliRunner
 
 from postval_assets.cli import main
 from postval_assets.core.decision import Decision
-from postval_assets.trainer.calibration.page import Outcome, page
+from postval_assets.trainer.calibration.outcome import Outcome
+from postval_assets.trainer.calibration.page import page
 from postval_assets.trainer.calibration.picture import picture
 from postval_assets.trainer.calibration.rates import decided
 from postval_assets.trainer.calibration.records import ResultsFile
@@ -54,6 +55,11 @@ def test_what_a_condition_alone_takes_is_said() -> None:
         "| Sharpe 4 (4) | 180d | 75.0 % | 100.0 % | 75.0 % | 100.0 % | 100.0 % | 100.0 % | 50.0 % |",
         "| Sharpe 4 (4) | 180d | 25.0 % | 0.0 % | 25.0 % | 0.0 % | 0.0 % | 0.0 % |",
     ]
+
+
+def test_alarms_after_a_live_are_counted_by_future() -> None:
+    text = page(finished(), "postval calibrate", "x.svg")
+    assert "| 180d | 4 | 50.0 % (1.3 .. 99), 1 of 2 | 10 | 100.0 % (16 .. 100), 2 of 2 | 50 |" in text
 
 
 def test_the_aim_is_only_called_reached_where_the_interval_says_so() -> None:
