@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from postval_assets.core.bootstrap import MEAN_BLOCK_BARS, seeded
+from postval_assets.core.bootstrap import MEAN_BLOCK_BARS, seeded, shrinkage
 from postval_assets.core.champion import (
     SIGNIFICANCE,
     Comparison,
@@ -104,7 +104,10 @@ def test_figures_are_those_of_a_plain_computation() -> None:
     assert found.challenger_positive_folds == sum(t > 0.0 for t in totals)
     assert found.reason is None
 
-    plain = sorted(plain_differences(a, b, 1_000))
+    # What is drawn from short folds varies too little, and is widened around what was measured (bootstrap.py).
+    measured = plain_sharpe(flat_a) - plain_sharpe(flat_b)
+    wider = math.sqrt(shrinkage([N_RETURNS] * N_FOLDS))
+    plain = sorted(measured + (d - measured) / wider for d in plain_differences(a, b, 1_000))
     assert found.difference_se == pytest.approx(statistics.stdev(plain) * annual, rel=0.08)
     spread = statistics.stdev(plain) * annual
     assert found.difference_low == pytest.approx(plain[50] * annual, abs=0.2 * spread)

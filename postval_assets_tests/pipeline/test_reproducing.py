@@ -14,6 +14,7 @@ import pytest
 from postval_assets.core.failures import Unavailable
 from postval_assets.io.warehouse import Update
 from postval_assets.pipeline.gate import gate_models
+from postval_assets.pipeline.instants import model_key
 from postval_assets.pipeline.notes import claim_notes
 from postval_assets.pipeline.platform import StageReport
 from postval_assets.pipeline.reading import archive_results
@@ -217,13 +218,18 @@ def test_the_gate_drops_a_flag_that_is_about_other_weights(bench: Bench) -> None
     assert archive_results(bench.platform, ARCHIVE).gating[0]["claim_reason"] is None
 
 
-def test_decisions_and_their_replay_do_not_see_the_flag(bench: Bench) -> None:
+def test_decisions_say_it_and_are_what_they_were(bench: Bench) -> None:
     archives = taken_in(bench, {"AAAUSD": LOSER, "BUYSUSD": network(BUY)})
     bench.evaluate(archives)
     bench.decide(archives)
     reproduced(bench, archives)
     assert flags(bench, "AAAUSD") == [FLAG]
-    assert all(s.n_rows == s.n_current > 0 for s in bench.decide(archives).symbols), "no decision anew"
+    before = bench.decisions("AAAUSD")[-1]
+    made = {s.symbol: s.n_rows - s.n_current for s in bench.decide(archives).symbols}
+    assert made == {"AAAUSD": 2, "BUYSUSD": 0}, "one of each policy, with the note"
+    after = bench.decisions("AAAUSD")[-1]
+    assert after["decision"] == before["decision"]
+    assert after["reasons"] == [*before["reasons"], claim_notes(bench.platform, archives)[model_key(after)]]
     found = list(replay(bench.platform, counting_decisions(bench.platform)))
     assert len(found) >= 2
     assert {(f.outcome, f.inputs, f.figures) for f in found} == {(Outcome.SAME, (), ())}
