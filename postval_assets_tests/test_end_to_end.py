@@ -261,6 +261,7 @@ def test_partitions_are_materialized_and_checks_have_results(story: Story, both_
         "backtests_are_computed",
         "folds_are_computed",
         "inputs_are_current",
+        "claims_are_reproduced",
         "edges_hold",
     }
     results = {name: c["executionForLatestMaterialization"] for name, c in checks.items()}

@@ -14,7 +14,7 @@ def test_every_decision_of_a_validated_archive_is_the_same(validated: Command) -
     before = warehouse.read_bytes()
     done = validated("replay", "--all")
     assert done.code == 0, done
-    assert done.out.splitlines()[-1] == "3 SAME"
+    assert done.out.splitlines()[-1] == "6 SAME", "three models, two policies"
     assert "DIFFERENT" not in done.out
     assert warehouse.read_bytes() == before
     of_one = validated("replay", "--all", "--archive", ARCHIVE, "--json")

@@ -55,7 +55,9 @@ def test_the_stages_go_on_from_the_last_decision_though_the_clock_went_back(benc
     assert len(bench.decisions("UPPUSD")) == 2
     bench.clock.at -= timedelta(days=4_000)
     bench.decide(archives)
-    made = bench.rows("SELECT decision, revision, created_at FROM deployment_decisions ORDER BY revision")
+    made = bench.rows(
+        "SELECT decision, revision, created_at FROM deployment_decisions WHERE policy = 'standard' ORDER BY revision"
+    )
     assert len(made) == 3, "what was decided last was not the same, so it is decided again"
     assert made[2]["created_at"] < made[0]["created_at"] < made[1]["created_at"]
     assert made[2]["decision"] == made[0]["decision"] == "LIVE" != made[1]["decision"]
@@ -63,7 +65,7 @@ def test_the_stages_go_on_from_the_last_decision_though_the_clock_went_back(benc
     results = archive_results(bench.platform, ARCHIVE, None)
     assert [r["decision"] for r in results.decisions] == ["LIVE"]
     bench.decide(archives)
-    assert bench.one("SELECT count(*) AS n FROM deployment_decisions")["n"] == 3, "and not again and again"
+    assert len(bench.decisions("UPPUSD")) == 3, "and not again and again"
 
 
 def test_decisions_of_before_the_column_come_after_those_that_have_it(bench: Bench) -> None:
