@@ -92,7 +92,8 @@ def test_a_live_model_is_looked_at_and_decided_again(validated: Command) -> None
     [row] = validated.rows(
         "SELECT archive_id, symbol, timeframe, plan, as_of FROM deployment_decisions WHERE symbol = 'AAPL' LIMIT 1"
     )
-    live = {**row, "policy": "evidence", "decision": "LIVE", "reasons": ["PLANTED"], "decision_id": "0" * 12}
+    # Of a policy that this code does not have: the decisions that follow leave it as it is.
+    live = {**row, "policy": "planted", "decision": "LIVE", "reasons": ["PLANTED"], "decision_id": "0" * 12}
     platform = validated.platform
     platform.warehouse.write([Append("deployment_decisions", [live])], run_id="test", now=platform.now())
     assert validated("watch", "--symbols", "MSFT").out.strip() == NOTHING_LIVE
