@@ -87,7 +87,7 @@ def report_stage(
             "current_rows": symbol.n_current,
         }
         if symbol.said:
-            metadata["new"] = dg.MetadataValue.md("\n".join(f"- {line}" for line in symbol.said))
+            metadata["results"] = dg.MetadataValue.md("\n".join(f"- {line}" for line in symbol.said))
         context.add_asset_metadata(metadata, partition_key=symbol.symbol)
     if check is not None:
         for symbol in (s for s in report.symbols if s.problems):

@@ -42,7 +42,8 @@ WHERE f.as_of <= n.as_of
 ORDER BY f.timeframe, f.as_of, f.plan, f.fold
 """  # noqa: S608 - constants
 _SUMMARIZED = f"""
-SELECT archive_id, symbol, timeframe, as_of, plan, folds_digest, evidence_digest, inputs_digest
+SELECT archive_id, symbol, timeframe, as_of, plan, folds_digest, evidence, evidence_reasons, evidence_digest,
+       inputs_digest
 FROM walk_forward_summaries JOIN {WANTED} w USING (archive_id, symbol)
 """  # noqa: S608 - constants
 _EVIDENCE = """
@@ -125,7 +126,9 @@ def summarize_folds(
                 len(plans),
                 n_current=sum(id(folds) not in written for folds in plans),
                 problems=tuple(_problems(plans)),
-                said=tuple(_said(written[id(folds)]) for folds in plans if id(folds) in written),
+                said=tuple(
+                    _said(written.get(id(folds)) or known[tuple(folds.keys.values())]) for folds in plans
+                ),
             )
             for symbol, plans in by_symbol.items()
         )
@@ -142,7 +145,7 @@ def _is_stale(stored: Row, folds: PlanFolds, settings: Settings) -> bool:
 
 
 def _said(row: Row) -> str:
-    """What new evidence says, as a line for the asset catalogue."""
+    """What the evidence says, as a line for the asset catalogue."""
     reasons = "; ".join(row["evidence_reasons"]) or "every condition holds"
     return f"{row['timeframe']} {row['plan']}: evidence {row['evidence']}, {reasons}"
 
