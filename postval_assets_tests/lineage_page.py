@@ -41,8 +41,8 @@ def draw_lineage(url: str, assets: Iterable[str], state: str, picture: Path) -> 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=_ARGUMENTS)
         try:
-            # So wide that every node is drawn in full, with its whole name.
-            page = browser.new_page(viewport={"width": 2600, "height": 1300})
+            # So large that every node is drawn in full, with its whole name; what lies outside is not drawn at all.
+            page = browser.new_page(viewport={"width": 2600, "height": 2000})
             page.goto(f"{url}/asset-groups?expanded={expanded}")
             for name in assets:
                 page.get_by_text(name, exact=True).first.wait_for(timeout=_PATIENCE_MS)

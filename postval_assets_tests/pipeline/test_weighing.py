@@ -153,7 +153,9 @@ def test_what_is_current_stays_and_what_changed_does_not(bench: Bench) -> None:
     assert all(s.said for s in made.symbols)
     again = summarize_folds(bench.platform, archives, run_id="second")
     assert [s.n_current for s in again.symbols] == [1, 1, 1, 1]
-    assert [s.said for s in again.symbols] == [s.said for s in made.symbols], "the catalogue shows it all the same"
+    assert [s.said for s in again.symbols] == [s.said for s in made.symbols], (
+        "the catalogue shows it all the same"
+    )
     more = [Update("training_archives", {"archive_id": archives["RNDUSD"]}, {"n_trials": 500})]
     bench.platform.warehouse.write(more, run_id="trials", now=bench.clock())
     summarize_folds(bench.platform, archives, run_id="third")
